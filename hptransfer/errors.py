@@ -1,0 +1,13 @@
+"""The one exception whose text is meant for the user."""
+
+
+class UserError(Exception):
+    """Something the user can mend. The message is one or more complete lines: where, what, what is allowed."""
+
+
+def did_you_mean(name: str, allowed: list[str]) -> str:
+    """`'; did you mean 'width'?'`, or nothing where no allowed name is near."""
+    from difflib import get_close_matches
+
+    near = get_close_matches(str(name), allowed, n=1, cutoff=0.6)
+    return f"; did you mean {near[0]!r}?" if near else ""

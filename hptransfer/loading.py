@@ -1,0 +1,264 @@
+"""From YAML files and command-line overrides to a validated pydantic model, and back: one path for every config.
+
+Every problem becomes one line: where (file or override), key path, value, what is allowed, nearest name. All at once.
+"""
+
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar, get_args
+
+import yaml
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from hptransfer.errors import UserError, did_you_mean
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+class _Loader(yaml.SafeLoader):
+    """A safe loader that refuses a key written twice instead of keeping the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[object] = set()
+        for key_node, _ in node.value:
+            if isinstance(key_node, yaml.ScalarNode):
+                if key_node.value in seen:
+                    raise yaml.MarkedYAMLError(
+                        problem=f"the key {key_node.value!r} is written twice",
+                        problem_mark=key_node.start_mark,
+                    )
+                seen.add(key_node.value)
+        return super().construct_mapping(node, deep)
+
+
+@dataclass
+class Source:
+    """A mapping and, for each of its leaves (dotted path), the file or override that set it."""
+
+    name: str
+    data: dict[str, Any]
+    origins: dict[str, str] = field(default_factory=dict)
+
+    def origin(self, path: str) -> str:
+        """The origin of the leaf at or nearest above or below `path`."""
+        near = [set_at for set_at in self.origins if _starts(path, set_at) or _starts(set_at, path)]
+        return self.origins[max(near, key=len)] if near else self.name
+
+
+def read_yaml(path: Path | str) -> dict[str, Any]:
+    """The mapping in a YAML file; UserError where it can't be read or holds something else."""
+    path = Path(path)
+    try:
+        data = parse_yaml(path.read_text(encoding="utf-8"), str(path))
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file{_near_file(path)}") from None
+    except (OSError, UnicodeDecodeError) as problem:
+        raise UserError(f"{path}: cannot read: {getattr(problem, 'strerror', None) or problem}") from None
+    if not isinstance(data, dict):
+        raise UserError(
+            f"{path}: expected a mapping of keys, got {'an empty file' if data is None else repr(data)[:60]}"
+        )
+    return data
+
+
+def parse_yaml(text: str, name: str) -> Any:
+    """YAML text as plain data; UserError with line and column where it is malformed."""
+    try:
+        return yaml.load(text, Loader=_Loader)
+    except yaml.MarkedYAMLError as problem:
+        mark = problem.problem_mark
+        where = f"{name}:{mark.line + 1}:{mark.column + 1}" if mark else name
+        raise UserError(f"{where}: not valid YAML: {problem.problem}") from None
+    except (yaml.YAMLError, RecursionError) as problem:
+        raise UserError(f"{name}: not valid YAML: {str(problem).splitlines()[0]}") from None
+
+
+def read_source(path: Path | str, overrides: Sequence[str] = ()) -> Source:
+    """A config file with what it `extends` below it and the overrides (`a.b=v`, `--a.b=v`) on top."""
+    source = _extended(Path(path), ())
+    for override in overrides:
+        key, value = parse_override(override)
+        for part in reversed(key.split(".")):
+            value = {part: value}
+        _merge(source, value, f"override {override.lstrip('-')}")
+    return source
+
+
+def parse_override(text: str) -> tuple[str, Any]:
+    """`--a.b=v` or `a.b=v` as (dotted key, YAML value)."""
+    match = re.fullmatch(r"(?:--)?([A-Za-z_][\w.]*)=(.*)", text, flags=re.DOTALL)
+    if match is None:
+        raise UserError(f"override {text!r}: expected a.b=value or --a.b=value")
+    return match[1], parse_yaml(match[2], f"override {match[1]}")
+
+
+def _extended(path: Path, below: tuple[Path, ...]) -> Source:
+    """`path` merged over the file that its `extends` key names (relative to it); cycles are refused."""
+    chain = (*below, path.resolve())
+    if path.resolve() in below:
+        raise UserError(f"{path}: extends: a cycle: {' -> '.join(p.name for p in chain)}")
+    data = read_yaml(path)
+    parent = data.pop("extends", None)
+    if parent is not None and not isinstance(parent, str):
+        raise UserError(f"{path}: extends: expected a file name, got {parent!r}")
+    source = _extended(path.parent / parent, chain) if parent else Source(str(path), {})
+    source.name = str(path)
+    _merge(source, data, str(path))
+    return source
+
+
+def _merge(source: Source, update: Mapping[str, Any], origin: str) -> None:
+    """Lays `update` over the source: mappings are merged, null takes a key back to its default."""
+
+    def lay(target: dict[str, Any], layer: Mapping[Any, Any], prefix: str) -> None:
+        for raw_key, value in layer.items():
+            key = str(raw_key)
+            path = f"{prefix}{key}"
+            if isinstance(value, Mapping):
+                if not isinstance(target.get(key), dict):
+                    target[key] = {}
+                    source.origins[path] = origin
+                lay(target[key], value, f"{path}.")
+                continue
+            source.origins = {at: by for at, by in source.origins.items() if not _starts(at, path)}
+            source.origins[path] = origin
+            if value is None:
+                target.pop(key, None)
+            else:
+                target[key] = value
+
+    lay(source.data, update, "")
+
+
+def validate(model: type[Model], source: Source) -> Model:
+    """The typed config; UserError with one line per problem."""
+    try:
+        return model.model_validate(source.data)
+    except ValidationError as problem:
+        lines = [line for error in problem.errors(include_url=False) for line in _lines(model, source, error)]
+        raise UserError("\n".join(dict.fromkeys(lines))) from None
+
+
+def _lines(model: type[BaseModel], source: Source, error: ErrorDetails) -> list[str]:
+    """One pydantic error as lines: a check across sections may have found several problems, key path first."""
+    if error["loc"] or error["type"] != "value_error":
+        return [_line(model, source, error)]
+    problems = error["msg"].removeprefix("Value error, ").splitlines()
+    return [f"{source.origin(problem.partition(':')[0])}: {problem}" for problem in problems]
+
+
+def _line(model: type[BaseModel], source: Source, error: ErrorDetails) -> str:
+    """One pydantic error as one line."""
+    location = _without_tags(source.data, error["loc"])
+    path = ".".join(map(str, location))
+    known, allowed = _fields_at(model, error["loc"][:-1])
+    value = error.get("input")
+    match error["type"]:
+        case "extra_forbidden":
+            hint = did_you_mean(str(location[-1]), allowed)
+            text = f"unknown key (= {_short(value)}){hint or '; allowed: ' + ', '.join(allowed)}"
+        case "missing":
+            about = known[str(location[-1])].description if str(location[-1]) in known else None
+            text = "missing" + (f": {about}" if about else "")
+        case "union_tag_invalid":
+            context = error.get("ctx", {})
+            names = re.findall(r"'([^']*)'", str(context.get("expected_tags", "")))
+            tag, tag_key = str(context.get("tag")), _tag_key(model, error["loc"])
+            path = f"{path}.{tag_key}"
+            text = f"unknown value {tag!r}; allowed: {', '.join(names)}{did_you_mean(tag, names)}"
+        case "literal_error":
+            names = re.findall(r"'([^']*)'", str(error.get("ctx", {}).get("expected", "")))
+            text = f"got {_short(value)}; allowed: {', '.join(names)}{did_you_mean(str(value), names)}"
+        case "value_error":
+            text = error["msg"].removeprefix("Value error, ")
+        case _:
+            text = f"{error['msg'][:1].lower()}{error['msg'][1:]}, got {_short(value)}"
+    subject = f"{path}: " if path else ""
+    return f"{source.origin(path)}: {subject}{text}"
+
+
+def _without_tags(data: Any, location: tuple[int | str, ...]) -> list[int | str]:
+    """A pydantic location without the union tags that pydantic puts into it."""
+    kept: list[int | str] = []
+    for index, part in enumerate(location):
+        inside = isinstance(data, Mapping) and part in data
+        if inside or (isinstance(data, (list, tuple)) and isinstance(part, int) and part < len(data)):
+            data = data[part]
+        elif index < len(location) - 1:
+            continue
+        kept.append(part)
+    return kept
+
+
+def _fields_at(model: type[BaseModel], location: Sequence[int | str]) -> tuple[dict[str, Any], list[str]]:
+    """The fields, by name, of the section at a pydantic location."""
+    here: list[type[BaseModel]] = [model]
+    for part in location:
+        found = [
+            section.model_fields[part] for section in here if isinstance(part, str) and part in section.model_fields
+        ]
+        if found:
+            here = [section for f in found for section in _sections(f.annotation, f.metadata)]
+        else:
+            here = [section for section in here if part in _tags(section)] or here
+    known = {name: f for section in here for name, f in section.model_fields.items()}
+    return known, list(known)
+
+
+def _sections(annotation: Any, metadata: Sequence[Any] = ()) -> Iterator[type[BaseModel]]:
+    """The pydantic models inside a type annotation."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for inner in get_args(annotation):
+        yield from _sections(inner)
+
+
+def _tags(section: type[BaseModel]) -> list[str]:
+    """The value that marks this section in a union."""
+    return [field.default for field in section.model_fields.values() if get_args(field.annotation) == (field.default,)]
+
+
+def _tag_key(model: type[BaseModel], location: Sequence[int | str]) -> str:
+    known, _ = _fields_at(model, location)
+    return next((name for name, field in known.items() if get_args(field.annotation) == (field.default,)), "name")
+
+
+def to_yaml(data: Mapping[str, Any], comments: Mapping[str, str] | None = None) -> str:
+    """Nested mappings as YAML; `comments` maps a dotted key to the remark behind its line."""
+    return "".join(_emit(data, comments or {}, "", 0))
+
+
+def _emit(data: Mapping[str, Any], comments: Mapping[str, str], prefix: str, depth: int) -> Iterator[str]:
+    for key, value in data.items():
+        path = f"{prefix}{key}"
+        remark = "".join(f"  # {line}" for line in comments.get(path, "").split("\n") if line)
+        nested = isinstance(value, Mapping) and value
+        name = _scalar(str(key))
+        yield f"{'  ' * depth}{name}:{'' if nested else ' ' + _scalar(value)}{remark}\n"
+        if nested:
+            yield from _emit(value, comments, f"{path}.", depth + 1)
+
+
+def _scalar(value: Any) -> str:
+    """A scalar or a list in YAML's flow style, on one line, such that PyYAML reads back the same value and type."""
+    text = yaml.safe_dump(value, default_flow_style=True, width=math.inf, allow_unicode=True, sort_keys=False)
+    return text.removesuffix("\n").removesuffix("\n...")
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _starts(path: str, prefix: str) -> bool:
+    return path == prefix or path.startswith(f"{prefix}.")
+
+
+def _near_file(path: Path) -> str:
+    """A hint at a file beside a missing one."""
+    names = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
+    return did_you_mean(path.name, names)

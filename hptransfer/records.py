@@ -1,0 +1,258 @@
+"""Run records: the folder that a training run leaves; and rows, all that fits and reports ever see of a run."""
+
+import csv
+import hashlib
+import json
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from hptransfer.config import RunConfig
+from hptransfer.errors import UserError, did_you_mean
+from hptransfer.files import write_atomic
+from hptransfer.loading import read_yaml
+
+NUMERICS_VERSION = 1
+"""Raised whenever a change of ours changes the numbers of a run."""
+
+NOT_IDENTITY = {
+    "data": {"path"},
+    "train": {"device", "threads", "checkpoint_seconds", "save_weights"},
+}
+"""Config keys that do not determine a run's result (the data's content does, its path does not); nor does tracking."""
+
+RECIPE = (
+    "parametrization",
+    "base_width",
+    "base_depth",
+    "model",
+    "optimizer",
+    "schedule",
+    "warmup",
+    "seq_len",
+    "data",
+    "precision",
+)
+"""What a law holds for: runs that differ in one of these are not pooled."""
+
+STATUSES = ("finished", "diverged", "stopped")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One run, as everything downstream of training sees it. Sizes in parameters and tokens, loss in nats per token."""
+
+    params: float
+    """Non-embedding: all but token and position embeddings and readout."""
+    tokens: float
+    """The budget asked for."""
+    lr: float
+    """Peak, base units."""
+    batch_tokens: float
+    loss: float
+    """On the held-out set; nan where not finite."""
+    status: str = "finished"
+    weight_decay: float | None = None
+    """Base units."""
+    lr_hidden: float | None = None
+    """As applied to the hidden matrices."""
+    weight_decay_hidden: float | None = None
+    width: float | None = None
+    depth: float | None = None
+    seed: int | None = None
+    tokens_seen: float | None = None
+    flops: float | None = None
+    seconds: float | None = None
+    recipe: Mapping[str, str | float] = field(default_factory=dict)
+    source: str = ""
+    """Run folder, or file.csv:line."""
+
+
+NUMBERS = tuple(f.name for f in fields(Row) if f.name not in ("status", "recipe", "source"))
+REQUIRED = ("params", "tokens", "lr", "batch_tokens", "loss")
+
+
+@dataclass(frozen=True)
+class Record:
+    """A run folder on disk: config.yaml, metrics.jsonl, and result.json once it has ended (or failure.json)."""
+
+    path: Path
+
+    @property
+    def config(self) -> RunConfig:
+        """The resolved config."""
+        return RunConfig.model_validate(read_yaml(self.path / "config.yaml"))
+
+    @property
+    def result(self) -> dict[str, Any] | None:
+        """How the run ended; None where it has not."""
+        return read_json(self.path / "result.json")
+
+    @property
+    def failure(self) -> dict[str, Any] | None:
+        """Message and number of attempts of a run that failed."""
+        return read_json(self.path / "failure.json")
+
+    def metrics(self) -> Iterator[dict[str, Any]]:
+        """The lines of metrics.jsonl; a half-written last line is passed over."""
+        path = self.path / "metrics.jsonl"
+        if path.exists():
+            for line in path.read_text().splitlines():
+                try:
+                    yield json.loads(line)
+                except json.JSONDecodeError:
+                    return
+
+    def row(self) -> Row | None:
+        """The run as a row; None where it has not ended."""
+        result = self.result
+        return None if result is None else row_of(result, str(self.path))
+
+
+def identity(config: RunConfig, data_fingerprint: str) -> str:
+    """The run's name: a hash of all that determines its result, and of nothing else (16 hexadecimal digits)."""
+    plain = config.to_dict()
+    del plain["tracking"]
+    for section, keys in NOT_IDENTITY.items():
+        plain[section] = {key: value for key, value in plain[section].items() if key not in keys}
+    parts = {"config": plain, "data": data_fingerprint, "numerics": NUMERICS_VERSION}
+    return hashlib.sha256(to_json(parts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def recipe(config: RunConfig, data_fingerprint: str) -> dict[str, str | float]:
+    """What a law fitted to this run holds for (the recipe columns of a result)."""
+    parametrization = config.parametrization
+    values = {
+        "parametrization": parametrization.name,
+        "base_width": parametrization.base_width,
+        "base_depth": parametrization.base_depth,
+        "model": config.model.name,
+        "optimizer": config.optimizer.name,
+        "schedule": config.schedule.name,
+        "warmup": config.schedule.warmup,
+        "seq_len": config.data.seq_len,
+        "data": f"{config.data.source}:{data_fingerprint[:8]}",
+        "precision": config.train.precision,
+    }
+    return {key: value for key, value in values.items() if value is not None}
+
+
+def finite(value: Any) -> Any:
+    """Plain data with null for every number that is not finite: what JSON can hold."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: finite(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [finite(inner) for inner in value]
+    return value
+
+
+def to_json(value: Any, **options: Any) -> str:
+    """Valid JSON, whatever the numbers: what is not finite is null."""
+    return json.dumps(finite(value), allow_nan=False, **options)
+
+
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    """One JSON object, written whole or not at all."""
+    write_atomic(path, to_json(value, indent=2) + "\n")
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """The JSON object in a file; None where there is no file; UserError where it is damaged."""
+    try:
+        value = json.loads(path.read_text())
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as problem:
+        raise UserError(f"{path}: cannot read: {problem}") from None
+    if not isinstance(value, dict):
+        raise UserError(f"{path}: expected a JSON object, got {type(value).__name__}")
+    return value
+
+
+def find_records(folder: Path) -> list[Record]:
+    """Every run folder at or below `folder`, by name."""
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder")
+    return [Record(path.parent) for path in sorted(folder.rglob("config.yaml"))]
+
+
+def row_of(values: Mapping[str, Any], source: str) -> Row:
+    """A row from named values (result.json, a CSV line); UserError that names the source and the column."""
+    numbers: dict[str, Any] = {name: _number(values.get(name), f"{source}: {name}") for name in NUMBERS}
+    status = str(values.get("status") or "finished")
+    if status not in STATUSES:
+        raise UserError(
+            f"{source}: status: {status!r}; allowed: {', '.join(STATUSES)}{did_you_mean(status, list(STATUSES))}"
+        )
+    if numbers["loss"] is None:
+        numbers["loss"] = math.nan
+    for name in REQUIRED[:-1]:
+        if numbers[name] is None or not numbers[name] > 0:
+            raise UserError(f"{source}: {name}: expected a positive number, got {values.get(name)!r}")
+    if numbers["seed"] is not None:
+        numbers["seed"] = int(numbers["seed"])
+    known = {key: _recipe_value(values[key]) for key in RECIPE if values.get(key) not in (None, "")}
+    return Row(**numbers, status=status, recipe=known, source=source)
+
+
+def _number(value: Any, where: str) -> float | None:
+    """A finite number; None where the cell is empty or holds nan or inf; UserError where it holds text."""
+    if value is None or value == "":
+        return None
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        raise UserError(f"{where}: expected a number, got {value!r}") from None
+    return number if math.isfinite(number) else None
+
+
+def _recipe_value(value: Any) -> str | float:
+    """Numbers as numbers, so that a CSV's "64" is a record's 64."""
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        return str(value)
+
+
+def read_rows(paths: Sequence[Path | str], warn: Any = None) -> list[Row]:
+    """All ended runs of run folders, folders of runs and CSV files, each once; `warn(text)` hears what was left out."""
+    say = warn or (lambda text: None)
+    rows = [
+        row for path in map(Path, paths) for row in (_csv_rows(path, say) if path.is_file() else _run_rows(path, say))
+    ]
+    if not rows:
+        raise UserError(f"{', '.join(map(str, paths))}: no ended run in it")
+    return list({row.source: row for row in rows}.values())
+
+
+def _run_rows(folder: Path, say: Any) -> Iterable[Row]:
+    records = find_records(folder)
+    rows = [row for record in records if (row := record.row()) is not None]
+    if len(rows) < len(records):
+        say(f"{folder}: {len(records) - len(rows)} of {len(records)} runs have not ended and are left out")
+    return rows
+
+
+def _csv_rows(path: Path, say: Any) -> Iterable[Row]:
+    """The rows of a CSV with at least the columns `REQUIRED`; unknown columns are named, then ignored."""
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file)
+            columns = [str(column) for column in reader.fieldnames or []]
+            lines = list(enumerate(reader, start=2))
+    except (OSError, UnicodeDecodeError, csv.Error) as problem:
+        raise UserError(f"{path}: cannot read: {problem}") from None
+    known = [*NUMBERS, "status", *RECIPE]
+    for name in REQUIRED:
+        if name not in columns:
+            near = did_you_mean(name, columns)
+            raise UserError(
+                f"{path}: column {name!r} is missing{near}; needed: {', '.join(REQUIRED)}; it has {', '.join(columns)}"
+            )
+    if ignored := [column for column in columns if column not in known]:
+        say(f"{path}: ignored columns: {', '.join(ignored)}")
+    return [row_of(values, f"{path}:{line}") for line, values in lines]

@@ -1,0 +1,394 @@
+"""The sections of a run config: strict, frozen, typed. A field's docstring is its description in the JSON Schema."""
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Strict,
+    Tag,
+    field_validator,
+    model_validator,
+)
+
+from hptransfer.errors import did_you_mean
+from hptransfer.parametrization import KINDS, SCHEMES
+
+
+def _number(value: Any) -> Any:
+    """PyYAML reads 1e-3 as a string: text that is a number becomes one; booleans are not numbers."""
+    if isinstance(value, bool):
+        raise ValueError(f"expected a number, got {value}")
+    if isinstance(value, str):
+        try:
+            return float(value)
+        except ValueError:
+            raise ValueError(f"expected a number, got {value!r}") from None
+    return value
+
+
+def _whole(value: Any) -> Any:
+    """1e6 and 1.0e6 are whole numbers; 1.5 is not."""
+    number = _number(value)
+    if isinstance(number, float):
+        if not number.is_integer():
+            raise ValueError(f"expected a whole number, got {value!r}")
+        return int(number)
+    return number
+
+
+Float = Annotated[float, BeforeValidator(_number)]
+Positive = Annotated[Float, Field(gt=0)]
+NonNegative = Annotated[Float, Field(ge=0)]
+Fraction = Annotated[Float, Field(ge=0, le=1)]
+Count = Annotated[int, BeforeValidator(_whole), Field(ge=1)]
+Whole = Annotated[int, BeforeValidator(_whole), Field(ge=0)]
+Flag = Annotated[bool, Strict()]
+Beta = Annotated[Float, Field(ge=0, lt=1)]
+
+
+class Section(BaseModel):
+    """Unknown keys are errors, values are fixed once read, and a field's docstring is its description."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        frozen=True,
+        allow_inf_nan=False,
+        use_attribute_docstrings=True,
+        protected_namespaces=(),
+    )
+
+
+class GPT(Section):
+    """A decoder-only transformer (models/gpt.py)."""
+
+    name: Literal["gpt"] = "gpt"
+    width: Count
+    """Size of the residual stream."""
+    depth: Count
+    """Number of blocks."""
+    heads: Count | None = None
+    """Number of attention heads. Of `heads` and `head_dim` the one given stays fixed from base to target."""
+    head_dim: Count | None = None
+    """Size of a head. Default (with no `heads`): the largest power of two up to 64 that divides the base width."""
+    kv_heads: Count | None = None
+    """Key and value heads (grouped-query attention). Default: as many as heads."""
+    ffn_ratio: Positive = 4.0
+    """Width of the MLP's hidden layer over `width`."""
+    norm: Literal["layernorm", "rmsnorm"] = "layernorm"
+    activation: Literal["gelu", "swiglu"] = "gelu"
+    positions: Literal["learned", "rope"] = "rope"
+    qk_norm: Flag = False
+    """Normalise queries and keys per head, with a gain shared over heads."""
+    tie_embeddings: Flag = False
+    """One tensor for token embedding and readout."""
+
+    @model_validator(mode="after")
+    def _one_head_size(self) -> "GPT":
+        if self.heads is not None and self.head_dim is not None:
+            raise ValueError(
+                f"give heads (= {self.heads}) or head_dim (= {self.head_dim}), not both: the one given stays fixed"
+            )
+        return self
+
+
+class MLP(Section):
+    """A residual MLP that predicts the next token from a window of previous ones (models/mlp.py)."""
+
+    name: Literal["mlp"] = "mlp"
+    width: Count
+    """Size of the residual stream."""
+    depth: Count
+    """Number of residual blocks."""
+    window: Count = 8
+    """Tokens that a prediction sees."""
+    ffn_ratio: Positive = 4.0
+    """Width of a block's hidden layer over `width`."""
+
+
+class Factors(Section):
+    """Forward multipliers that users tune at the base shape."""
+
+    input: Positive = 1.0
+    """On the embeddings."""
+    output: Positive = 1.0
+    """On the logits."""
+    attention: Positive = 1.0
+    """On the attention logits."""
+    residual: Positive = 1.0
+    """On each residual branch."""
+
+
+def _role_keys(table: dict[str, float]) -> dict[str, float]:
+    for role in table:
+        kind = role.split(".")[0]
+        if kind not in KINDS:
+            raise ValueError(
+                f"unknown role {role!r}; a role begins with {', '.join(KINDS)}{did_you_mean(kind, list(KINDS))}"
+            )
+    return table
+
+
+RoleFactors = Annotated[dict[str, NonNegative], AfterValidator(_role_keys)]
+
+
+class Parametrization(Section):
+    """How hyperparameters move with the shape. Everything is quoted at the base shape."""
+
+    name: Annotated[str, Field(json_schema_extra={"enum": list(SCHEMES)})] = "completep"
+    base_width: Count | None = None
+    """Width at which the hyperparameters are quoted (the proxy's). Not needed by sp."""
+    base_depth: Count | None = None
+    """Depth at which the hyperparameters are quoted. Not needed by sp."""
+    alpha: Positive | None = None
+    """Residual branches are scaled by (depth/base_depth)^-alpha. Default: the scheme's own."""
+    base_head_dim: Count | None = None
+    """Head size at the base shape. Default: follows from heads or head_dim."""
+    base_kv_heads: Count | None = None
+    """Key and value heads at the base shape. Default: the same number of query heads per key head as the model."""
+    base_ffn_ratio: Positive | None = None
+    """ffn_ratio at the base shape. Default: the model's."""
+    init_std: Positive = 0.02
+    """Standard deviation of the initial weights at the base shape."""
+    multipliers: Factors = Factors()
+    lr_multipliers: RoleFactors = {}
+    """Factors on lr by role, e.g. {embedding: 4}; the longest matching prefix of a role wins."""
+    init_multipliers: RoleFactors = {}
+    """Factors on init_std by role; 0 starts a role at zero."""
+    scale_eps: Flag = True
+    """Scale the optimizer's eps with the size of the gradient (false: one eps for all, mup's own rule)."""
+    decay_vectors: Flag = False
+    """Decay gains and biases too (true: mup's own rule)."""
+
+    @field_validator("name")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        if name not in SCHEMES:
+            raise ValueError(f"unknown name {name!r}; allowed: {', '.join(SCHEMES)}{did_you_mean(name, list(SCHEMES))}")
+        return name
+
+    @model_validator(mode="after")
+    def _complete(self) -> "Parametrization":
+        scheme = SCHEMES[self.name]
+        missing = [key for key in ("base_width", "base_depth") if getattr(self, key) is None]
+        if scheme.needs_base and missing:
+            raise ValueError(
+                f"{' and '.join(missing)} missing: {self.name} quotes hyperparameters at a base shape; "
+                "give the shape they were (or will be) tuned at, the same in proxy and target"
+            )
+        low, high = scheme.alpha
+        if self.alpha is not None and not low <= self.alpha <= high:
+            allowed = f"{low:g} to {high:g}" if high else f"none ({self.name} does not scale depth)"
+            raise ValueError(f"alpha = {self.alpha:g}; allowed under {self.name}: {allowed}")
+        return self
+
+    @property
+    def depth_exponent(self) -> float:
+        """α as applied."""
+        return SCHEMES[self.name].alpha[1] if self.alpha is None else self.alpha
+
+
+class AdamW(Section):
+    """torch.optim.AdamW: weight decay multiplied by lr."""
+
+    name: Literal["adamw"] = "adamw"
+    lr: Positive = 0.004
+    """Peak lr at the base shape."""
+    weight_decay: NonNegative = 0.1
+    betas: Annotated[tuple[Beta, Beta], Field(strict=False)] = (0.9, 0.95)
+    eps: Positive = 1e-8
+
+
+class SGD(Section):
+    """torch.optim.SGD with momentum."""
+
+    name: Literal["sgd"] = "sgd"
+    lr: Positive = 0.1
+    """Peak lr at the base shape."""
+    weight_decay: NonNegative = 0.0
+    momentum: Beta = 0.9
+
+
+class Linear(Section):
+    """Warm-up, then a straight line to `final`."""
+
+    name: Literal["linear"] = "linear"
+    warmup: Fraction = 0.1
+    """Fraction of the run spent raising lr from 0."""
+    final: Fraction = 0.0
+    """lr at the end, as a fraction of the peak."""
+
+
+class Cosine(Section):
+    """Warm-up, then half a cosine to `final`."""
+
+    name: Literal["cosine"] = "cosine"
+    warmup: Fraction = 0.1
+    """Fraction of the run spent raising lr from 0."""
+    final: Fraction = 0.1
+    """lr at the end, as a fraction of the peak."""
+
+
+class WSD(Section):
+    """Warm-up, stable, decay: a straight line to `final` over the last part."""
+
+    name: Literal["wsd"] = "wsd"
+    warmup: Fraction = 0.1
+    """Fraction of the run spent raising lr from 0."""
+    decay: Fraction = 0.2
+    """Fraction of the run spent lowering lr."""
+    final: Fraction = 0.0
+    """lr at the end, as a fraction of the peak."""
+
+    @model_validator(mode="after")
+    def _fits(self) -> "WSD":
+        if self.warmup + self.decay > 1:
+            raise ValueError(f"warmup + decay = {self.warmup + self.decay:g} is more than the whole run")
+        return self
+
+
+class Constant(Section):
+    """Warm-up, then the peak."""
+
+    name: Literal["constant"] = "constant"
+    warmup: Fraction = 0.1
+    """Fraction of the run spent raising lr from 0."""
+
+
+class _Encoded(Section):
+    """Text that becomes tokens here."""
+
+    seq_len: Count = 256
+    """Tokens per sequence."""
+    tokenizer: Literal["bytes", "bpe"] = "bytes"
+    vocab_size: Annotated[int, BeforeValidator(_whole), Field(ge=256)] | None = None
+    """Size of the BPE vocabulary; bytes have 256."""
+
+    @model_validator(mode="after")
+    def _one_vocabulary(self) -> Self:
+        if self.tokenizer == "bpe" and self.vocab_size is None:
+            raise ValueError("vocab_size missing: tokenizer bpe needs the size of its vocabulary, e.g. 4096")
+        if self.tokenizer == "bytes" and self.vocab_size not in (None, 256):
+            raise ValueError(f"vocab_size = {self.vocab_size}; bytes have 256 (or set tokenizer: bpe)")
+        return self
+
+
+class PythonSource(_Encoded):
+    """Real text that every machine has: .py files of the standard library and of installed dependencies."""
+
+    source: Literal["python_source"] = "python_source"
+    size_mb: Positive = 32.0
+    """Megabytes of text taken at most."""
+
+
+class Text(_Encoded):
+    """The user's own text: files, folders, globs; a document is a file."""
+
+    source: Literal["text"] = "text"
+    path: Annotated[str | list[str], Field(min_length=1)]
+    """File, folder or glob, or a list of those."""
+
+
+class Tokens(Section):
+    """Memory-mapped token files as nanoGPT writes them: train.bin and val.bin in a folder."""
+
+    source: Literal["tokens"] = "tokens"
+    path: Annotated[str, Field(min_length=1)]
+    """The folder."""
+    seq_len: Count = 256
+    """Tokens per sequence."""
+    vocab_size: Count
+    """Number of token ids."""
+    dtype: Literal["uint16", "uint32"] = "uint16"
+
+
+class Train(Section):
+    """Budget, batch, numerics."""
+
+    tokens: Count | None = None
+    """Budget of the run in tokens."""
+    tokens_per_param: Positive | None = None
+    """Budget as a multiple of the non-embedding parameters. Default, where tokens is not given: 20."""
+    batch_tokens: Count | None = None
+    """Tokens per optimizer step, a multiple of data.seq_len. Default: 64 sequences."""
+    micro_batch: Count | None = None
+    """Sequences per forward pass; gradients are accumulated over the batch. Default: the whole batch."""
+    seed: Whole = 0
+    """Of the initial weights and of the order of the data."""
+    grad_clip: NonNegative = 1.0
+    """Largest norm of the whole gradient; 0 turns clipping off."""
+    precision: Literal["float32", "bfloat16", "float64"] = "float32"
+    """bfloat16 is autocast: weights stay in float32."""
+    compile: Flag = False
+    """torch.compile the model."""
+    eval_tokens: Count = 131072
+    """Size of the fixed held-out set that `loss` is measured on."""
+    eval_every: Count | None = None
+    """Steps between measurements of the held-out loss. Default: at the end only."""
+    log_every: Count = 1
+    """Steps between lines of metrics.jsonl."""
+    device: str = "auto"
+    """cpu, cuda, cuda:1, mps; auto takes the best there is."""
+    threads: Count = 1
+    """CPU threads of one run."""
+    checkpoint_seconds: NonNegative = 60.0
+    """Seconds between checkpoints."""
+    save_weights: Flag = True
+    """Keep the trained weights (weights.pt) in the run folder."""
+
+    @model_validator(mode="after")
+    def _one_budget(self) -> "Train":
+        if self.tokens is not None and self.tokens_per_param is not None:
+            raise ValueError(
+                f"give tokens (= {self.tokens}) or tokens_per_param (= {self.tokens_per_param:g}), not both (null unsets)"
+            )
+        return self
+
+
+class Tracking(Section):
+    """Weights & Biases. Never in the way of a run, never part of its identity."""
+
+    wandb: Literal["disabled", "offline", "online"] = "disabled"
+    project: str = "hptransfer"
+    entity: str | None = None
+    group: str | None = None
+    """Default: the sweep's name."""
+    name: str | None = None
+    job_type: str = "train"
+    tags: list[str] = []
+
+
+def _tag(key: str, default: str) -> Discriminator:
+    """Unions are told apart by one key, which has a default."""
+
+    def read(value: Any) -> str:
+        if isinstance(value, dict):
+            return str(value.get(key, default))
+        return str(getattr(value, key, default))
+
+    return Discriminator(read)
+
+
+ModelConfig = Annotated[
+    Annotated[GPT, Tag("gpt")] | Annotated[MLP, Tag("mlp")],
+    _tag("name", "gpt"),
+]
+OptimizerConfig = Annotated[
+    Annotated[AdamW, Tag("adamw")] | Annotated[SGD, Tag("sgd")],
+    _tag("name", "adamw"),
+]
+ScheduleConfig = Annotated[
+    Annotated[Linear, Tag("linear")]
+    | Annotated[Cosine, Tag("cosine")]
+    | Annotated[WSD, Tag("wsd")]
+    | Annotated[Constant, Tag("constant")],
+    _tag("name", "linear"),
+]
+DataConfig = Annotated[
+    Annotated[PythonSource, Tag("python_source")] | Annotated[Text, Tag("text")] | Annotated[Tokens, Tag("tokens")],
+    _tag("source", "python_source"),
+]

@@ -1,0 +1,96 @@
+"""From what the config says of a model's shape to every number that follows from it. Arithmetic only, no torch."""
+
+from types import SimpleNamespace
+from typing import Any
+
+from hptransfer.sections import GPT, DataConfig, ModelConfig, Parametrization, Tokens
+
+Shape = SimpleNamespace
+"""The model section's keys, all of them numbers, with vocab_size and seq_len (models/*.py: build takes one)."""
+
+LARGEST_DEFAULT_HEAD = 64
+
+
+def shape_at(model: ModelConfig, parametrization: Parametrization, data: DataConfig, base: bool) -> Shape:
+    """The shape of the model (base=False), or of its base: base width, heads and ffn_ratio at the model's own depth.
+
+    ValueError, key path first, where heads and width do not fit each other.
+    """
+    keys: dict[str, Any] = model.model_dump(exclude={"name"})
+    keys |= {"vocab_size": vocab_size(data), "seq_len": data.seq_len}
+    base_width = parametrization.base_width or model.width
+    if base:
+        keys["width"] = base_width
+        keys["ffn_ratio"] = parametrization.base_ffn_ratio or model.ffn_ratio
+    if isinstance(model, GPT):
+        heads, kv_heads = _target_heads(model, base_width)
+        if base:
+            heads, kv_heads = _base_heads(model, parametrization, heads, kv_heads, base_width)
+        keys |= {"heads": heads, "kv_heads": kv_heads, "head_dim": keys["width"] // heads}
+    return Shape(**keys)
+
+
+def vocab_size(data: DataConfig) -> int:
+    """Number of token ids."""
+    if isinstance(data, Tokens):
+        return data.vocab_size
+    return data.vocab_size or 256
+
+
+def default_head_dim(base_width: int) -> int:
+    """The largest power of two up to 64 that divides the base width: the same for every width of a ladder."""
+    return next(size for size in (64, 32, 16, 8, 4, 2, 1) if base_width % size == 0)
+
+
+def _target_heads(model: GPT, base_width: int) -> tuple[int, int]:
+    """(heads, kv_heads) of the model."""
+    if model.heads is not None:
+        heads = model.heads
+        _divides("model.heads", heads, model.width, "model.width")
+    else:
+        head_dim = model.head_dim or default_head_dim(base_width)
+        _divides("model.head_dim", head_dim, model.width, "model.width")
+        heads = model.width // head_dim
+    kv_heads = model.kv_heads or heads
+    _divides("model.kv_heads", kv_heads, heads, "the number of heads")
+    _even_head(model, model.width // heads)
+    return heads, kv_heads
+
+
+def _base_heads(
+    model: GPT, parametrization: Parametrization, heads: int, kv_heads: int, base_width: int
+) -> tuple[int, int]:
+    """(heads, kv_heads) at the base: the one of heads and head_dim that the model gives stays, or base_head_dim says."""
+    head_dim = parametrization.base_head_dim
+    if head_dim is None and model.heads is not None:
+        _divides("parametrization.base_width: model.heads", heads, base_width, "base_width")
+        base_heads = heads
+    else:
+        head_dim = head_dim or model.width // heads
+        _divides("parametrization.base_head_dim", head_dim, base_width, "base_width")
+        base_heads = base_width // head_dim
+    group = heads // kv_heads
+    base_kv_heads = parametrization.base_kv_heads
+    if base_kv_heads is None:
+        if base_heads % group:
+            raise ValueError(
+                f"parametrization.base_kv_heads: missing: {group} query heads per key head (as in the model) do not divide "
+                f"the base shape's {base_heads} heads"
+            )
+        base_kv_heads = base_heads // group
+    _divides("parametrization.base_kv_heads", base_kv_heads, base_heads, "the base shape's number of heads")
+    return base_heads, base_kv_heads
+
+
+def _divides(path: str, part: int, whole: int, of: str) -> None:
+    """ValueError with the nearest values that would do, unless `part` divides `whole`."""
+    if whole % part == 0:
+        return
+    fits = [size for size in range(1, whole + 1) if whole % size == 0]
+    near = sorted(sorted(fits, key=lambda size: abs(size - part))[:2])
+    raise ValueError(f"{path}: {part} does not divide {of} = {whole}; nearest: {' or '.join(map(str, near))}")
+
+
+def _even_head(model: GPT, head_dim: int) -> None:
+    if model.positions == "rope" and head_dim % 2:
+        raise ValueError(f"model.head_dim: {head_dim} is odd; positions: rope turns pairs, so it must be even")
