@@ -1,0 +1,176 @@
+"""A decoder-only transformer (GPT) in plain PyTorch: pre-norm, causal, no dropout, no biases in its linear layers.
+
+Capitals after an underscore name a tensor's axes: B batch, T time, D width, H query heads, G key/value heads,
+K head_dim, F feed-forward width, V vocabulary.
+"""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+# How each parameter grows. `hidden` and `vector` are inside a residual branch, with the suffix `outer` outside.
+ROLES = {
+    "token_embedding.weight": "embedding.token",
+    "position_embedding.weight": "embedding.position",
+    "blocks.*.norm.weight": "vector.gain",
+    "blocks.*.norm.bias": "vector.bias",
+    "blocks.*.query.weight": "hidden.query",
+    "blocks.*.key.weight": "hidden.key",
+    "blocks.*.value.weight": "hidden.value",
+    "blocks.*.query_norm.weight": "vector.qk_gain",
+    "blocks.*.key_norm.weight": "vector.qk_gain",
+    "blocks.*.attention_output.weight": "hidden.attention_output",
+    "blocks.*.up.weight": "hidden.up",
+    "blocks.*.gate.weight": "hidden.gate",
+    "blocks.*.down.weight": "hidden.down",
+    "norm.*": "vector.outer",
+    "readout.weight": "readout",
+}
+
+# As in OLMo 2 and Qwen 3. GPT-2's 1e-5 takes 1 % off a residual stream that begins at rms 0.02 (variance 4e-4).
+NORM_EPS = 1e-6
+# Su et al. 2104.09864, section 3.3
+ROPE_BASE = 10_000.0
+
+Rotation = tuple[Tensor, Tensor]
+
+
+class GPT(nn.Module):
+    """Token ids (B, T) with T <= seq_len -> logits (B, T, V); the logits at t see the tokens up to and with t.
+
+    The multipliers are floats as applied: `input` scales the sum of the embeddings, `residual` each attention and
+    each feed-forward branch; `attention` is the whole scale of the attention logits, `output` that of the logits.
+    A tied readout also embeds the tokens; `output` is for its logits alone (the tie-able form, 2203.03466 table 8).
+    """
+
+    def __init__(self, shape: Any, multipliers: Any) -> None:
+        super().__init__()
+        self.head_dim = shape.head_dim
+        self.input_multiplier = multipliers.input
+        self.output_multiplier = multipliers.output
+        tied, rope = shape.tie_embeddings, {"learned": False, "rope": True}[shape.positions]
+        self.token_embedding = None if tied else nn.Embedding(shape.vocab_size, shape.width)
+        self.position_embedding = None if rope else nn.Embedding(shape.seq_len, shape.width)
+        self.blocks = nn.ModuleList(Block(shape, multipliers) for _ in range(shape.depth))
+        self.norm = make_norm(shape)
+        self.readout = nn.Linear(shape.width, shape.vocab_size, bias=False)
+
+    def forward(self, inputs_BT: Tensor) -> Tensor:
+        time = inputs_BT.shape[1]
+        x_BTD = F.embedding(inputs_BT, (self.token_embedding or self.readout).weight)
+        rotation = None
+        if self.position_embedding is None:
+            rotation = rope_tables(time, self.head_dim, x_BTD.device)
+        else:
+            x_BTD = x_BTD + self.position_embedding.weight[:time]
+        x_BTD = x_BTD * self.input_multiplier
+        for block in self.blocks:
+            x_BTD = block(x_BTD, rotation)
+        # scaling the readout's input costs less than scaling the logits, which a large vocabulary makes the larger
+        return self.readout(self.norm(x_BTD) * self.output_multiplier)
+
+
+build = GPT
+
+
+class Block(nn.Module):
+    """Two residual branches: attention, then feed-forward."""
+
+    def __init__(self, shape: Any, multipliers: Any) -> None:
+        super().__init__()
+        self.residual_multiplier = multipliers.residual
+        self.attention = Attention(shape, multipliers.attention)
+        self.feed_forward = FeedForward(shape)
+
+    def forward(self, x_BTD: Tensor, rotation: Rotation | None) -> Tensor:
+        x_BTD = torch.add(x_BTD, self.attention(x_BTD, rotation), alpha=self.residual_multiplier)
+        return torch.add(x_BTD, self.feed_forward(x_BTD), alpha=self.residual_multiplier)
+
+
+class Attention(nn.Module):
+    """Norm, causal grouped-query attention (Ainslie et al. 2305.13245), projection onto the residual stream.
+
+    Query, key and value are modules of their own, not one fused: their roles and fan-outs differ, and what is hung
+    on a module (a hook, an adapter) reaches each. QK-norm (Henry et al. 2010.04245): an RMS norm over head_dim
+    with one gain for all heads.
+    """
+
+    def __init__(self, shape: Any, scale: float) -> None:
+        super().__init__()
+        self.scale = scale
+        self.head_dim = shape.head_dim
+        self.grouped = shape.kv_heads != shape.heads
+        self.norm = make_norm(shape)
+        self.query = nn.Linear(shape.width, shape.heads * shape.head_dim, bias=False)
+        self.key = nn.Linear(shape.width, shape.kv_heads * shape.head_dim, bias=False)
+        self.value = nn.Linear(shape.width, shape.kv_heads * shape.head_dim, bias=False)
+        self.query_norm = RMSNorm(shape.head_dim, eps=NORM_EPS) if shape.qk_norm else nn.Identity()
+        self.key_norm = RMSNorm(shape.head_dim, eps=NORM_EPS) if shape.qk_norm else nn.Identity()
+        self.attention_output = nn.Linear(shape.heads * shape.head_dim, shape.width, bias=False)
+
+    def forward(self, x_BTD: Tensor, rotation: Rotation | None) -> Tensor:
+        x_BTD = self.norm(x_BTD)
+        q_BTHK = self.query_norm(self.query(x_BTD).unflatten(-1, (-1, self.head_dim)))
+        k_BTGK = self.key_norm(self.key(x_BTD).unflatten(-1, (-1, self.head_dim)))
+        v_BTGK = self.value(x_BTD).unflatten(-1, (-1, self.head_dim))
+        if rotation is not None:
+            q_BTHK, k_BTGK = rotate(q_BTHK, rotation), rotate(k_BTGK, rotation)
+        attended_BHTK = F.scaled_dot_product_attention(
+            q_BTHK.transpose(1, 2),
+            k_BTGK.transpose(1, 2),
+            v_BTGK.transpose(1, 2),
+            is_causal=True,
+            scale=self.scale,
+            enable_gqa=self.grouped,
+        )
+        return self.attention_output(attended_BHTK.transpose(1, 2).flatten(2))
+
+
+class FeedForward(nn.Module):
+    """Norm, then `down(gelu(up(x)))` or SwiGLU's `down(silu(gate(x)) * up(x))` (Shazeer 2002.05202, eq. 6)."""
+
+    def __init__(self, shape: Any) -> None:
+        super().__init__()
+        gated = {"gelu": False, "swiglu": True}[shape.activation]
+        ffn_width = round(shape.ffn_ratio * shape.width)
+        self.norm = make_norm(shape)
+        self.up = nn.Linear(shape.width, ffn_width, bias=False)
+        self.gate = nn.Linear(shape.width, ffn_width, bias=False) if gated else None
+        self.down = nn.Linear(ffn_width, shape.width, bias=False)
+
+    def forward(self, x_BTD: Tensor) -> Tensor:
+        x_BTD = self.norm(x_BTD)
+        h_BTF = self.up(x_BTD)
+        return self.down(F.gelu(h_BTF) if self.gate is None else F.silu(self.gate(x_BTD)) * h_BTF)
+
+
+class RMSNorm(nn.RMSNorm):
+    """`nn.RMSNorm` with its gain in the input's precision: autocast leaves them apart, which no fused kernel takes."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.rms_norm(x, self.normalized_shape, self.weight.type_as(x), self.eps)
+
+
+def make_norm(shape: Any) -> nn.Module:
+    """LayerNorm with gain and bias, as in GPT-2, or RMSNorm with a gain."""
+    return {"layernorm": nn.LayerNorm, "rmsnorm": RMSNorm}[shape.norm](shape.width, eps=NORM_EPS)
+
+
+def rope_tables(time: int, head_dim: int, device: torch.device) -> Rotation:
+    """Cosines and signed sines (T, 1, K) of position * base^(-2i / head_dim) (2104.09864, eq. 15).
+
+    Made anew in every forward pass (a small part of its cost), so that the model has no buffers to lose.
+    """
+    frequency = ROPE_BASE ** (-torch.arange(0, head_dim, 2, device=device) / head_dim)
+    angle = torch.outer(torch.arange(time, device=device), frequency).unsqueeze(1)
+    cosine, sine = angle.cos(), angle.sin()
+    return torch.cat([cosine, cosine], dim=-1), torch.cat([-sine, sine], dim=-1)
+
+
+def rotate(x_BTHK: Tensor, rotation: Rotation) -> Tensor:
+    """Turns every pair (i, i + head_dim / 2) of a head by the angle of its position."""
+    cosine_T1K, sine_T1K = rotation
+    swapped_BTHK = x_BTHK.roll(x_BTHK.shape[-1] // 2, dims=-1)
+    return (x_BTHK * cosine_T1K + swapped_BTHK * sine_T1K).type_as(x_BTHK)
