@@ -1,7 +1,6 @@
 """Deterministic data: `open_data` makes of a config's `data` section batches that depend on (seed, step) alone."""
 
 import hashlib
-from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
@@ -44,7 +43,7 @@ def _open_tokens(config: Tokens, store: Path, progress: Progress) -> Data:
         held_out=splits["validation"],
         vocab_size=config.vocab_size,
         seq_len=config.seq_len,
-        fingerprint=_fingerprint(config.dtype, {**hashes, "tokenizer": "unknown"}),
+        fingerprint=_fingerprint(config.dtype, hashes["train"], hashes["validation"], "tokenizer unknown"),
         origin=f"data.path {config.path}",
     )
 
@@ -52,17 +51,14 @@ def _open_tokens(config: Tokens, store: Path, progress: Progress) -> Data:
 def _open_corpus(config: PythonSource | Text, source: Source, store: Path, progress: Progress) -> Data:
     folder = _built(config, source, store, progress)
     corpus = read_corpus(folder, progress)
-    hashes = {
-        "train": corpus.hashes["train.bin"],
-        "validation": corpus.hashes["validation.bin"],
-        "tokenizer": corpus.hashes.get("tokenizer.json", "bytes"),
-    }
+    hashes = corpus.hashes
+    tokenizer = hashes.get("tokenizer.json", "bytes")
     return Data(
         train=map_tokens(folder / "train.bin", corpus.dtype),
         held_out=map_tokens(folder / "validation.bin", corpus.dtype),
         vocab_size=corpus.vocab_size,
         seq_len=config.seq_len,
-        fingerprint=_fingerprint(corpus.dtype, hashes),
+        fingerprint=_fingerprint(corpus.dtype, hashes["train.bin"], hashes["validation.bin"], tokenizer),
         origin=f"{source.key} {source.value}",
     )
 
@@ -82,7 +78,6 @@ def _built(config: PythonSource | Text, source: Source, store: Path, progress: P
     return cached(store / f"{source.name}-bpe{size}", write_bpe)
 
 
-def _fingerprint(dtype: str, hashes: Mapping[str, str]) -> str:
+def _fingerprint(dtype: str, train: str, validation: str, tokenizer: str) -> str:
     """Names the content: both token streams and the tokenizer, wherever they lie."""
-    parts = (dtype, hashes["train"], hashes["validation"], hashes["tokenizer"])
-    return hashlib.sha256(" ".join(parts).encode()).hexdigest()
+    return hashlib.sha256(" ".join((dtype, train, validation, tokenizer)).encode()).hexdigest()
