@@ -27,6 +27,12 @@ __all__ = ["RunConfig", "load_config", "read_yaml", "run_schema", "to_yaml"]
 
 DEFAULT_TOKENS_PER_PARAM = 20.0  # Hoffmann et al. (arXiv:2203.15556), section 3: about 20 tokens per parameter
 DEFAULT_SEQUENCES = 64
+EXCLUSIVE = {
+    "train.tokens": "train.tokens_per_param",
+    "train.tokens_per_param": "train.tokens",
+    "model.heads": "model.head_dim",
+    "model.head_dim": "model.heads",
+}
 
 
 class RunConfig(Section):
@@ -100,11 +106,11 @@ def shape_problems(config: RunConfig) -> list[str]:
 
 def load_config(path: Path | str, overrides: Sequence[str] = ()) -> RunConfig:
     """A run config from YAML and overrides (`a.b=v`); UserError with one line for every problem in it."""
-    return validate(RunConfig, read_source(path, overrides))
+    return validate(RunConfig, read_source(path, overrides, EXCLUSIVE))
 
 
 def run_schema() -> str:
-    """The JSON Schema of a run config, for editors. Nothing is required in it: the file that it `extends` may give it."""
+    """The JSON Schema of a run config, for editors. Nothing is required in it: the file it `extends` may give it."""
     schema = RunConfig.model_json_schema()
     schema["properties"]["extends"] = {
         "type": "string",

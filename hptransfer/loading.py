@@ -42,6 +42,8 @@ class Source:
     name: str
     data: dict[str, Any]
     origins: dict[str, str] = field(default_factory=dict)
+    exclusive: Mapping[str, str] = field(default_factory=dict)
+    """Keys that say the same thing in two ways: where a later layer gives one, an earlier layer's other is dropped."""
 
     def origin(self, path: str) -> str:
         """The origin of the leaf at or nearest above or below `path`."""
@@ -77,9 +79,9 @@ def parse_yaml(text: str, name: str) -> Any:
         raise UserError(f"{name}: not valid YAML: {str(problem).splitlines()[0]}") from None
 
 
-def read_source(path: Path | str, overrides: Sequence[str] = ()) -> Source:
+def read_source(path: Path | str, overrides: Sequence[str] = (), exclusive: Mapping[str, str] | None = None) -> Source:
     """A config file with what it `extends` below it and the overrides (`a.b=v`, `--a.b=v`) on top."""
-    source = _extended(Path(path), ())
+    source = _extended(Path(path), (), exclusive or {})
     for override in overrides:
         key, value = parse_override(override)
         for part in reversed(key.split(".")):
@@ -96,7 +98,7 @@ def parse_override(text: str) -> tuple[str, Any]:
     return match[1], parse_yaml(match[2], f"override {match[1]}")
 
 
-def _extended(path: Path, below: tuple[Path, ...]) -> Source:
+def _extended(path: Path, below: tuple[Path, ...], exclusive: Mapping[str, str]) -> Source:
     """`path` merged over the file that its `extends` key names (relative to it); cycles are refused."""
     chain = (*below, path.resolve())
     if path.resolve() in below:
@@ -105,7 +107,7 @@ def _extended(path: Path, below: tuple[Path, ...]) -> Source:
     parent = data.pop("extends", None)
     if parent is not None and not isinstance(parent, str):
         raise UserError(f"{path}: extends: expected a file name, got {parent!r}")
-    source = _extended(path.parent / parent, chain) if parent else Source(str(path), {})
+    source = _extended(path.parent / parent, chain, exclusive) if parent else Source(str(path), {}, {}, exclusive)
     source.name = str(path)
     _merge(source, data, str(path))
     return source
@@ -128,8 +130,11 @@ def _merge(source: Source, update: Mapping[str, Any], origin: str) -> None:
             source.origins[path] = origin
             if value is None:
                 target.pop(key, None)
-            else:
-                target[key] = value
+                continue
+            target[key] = value
+            other = source.exclusive.get(path)
+            if other is not None and source.origins.get(other, origin) != origin:
+                target.pop(other.rpartition(".")[2], None)
 
     lay(source.data, update, "")
 

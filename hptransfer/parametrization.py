@@ -216,7 +216,7 @@ def most_specific(table: Mapping[str, Value], role: str) -> Value | None:
 
 
 def attention_scale(name: str, head_dim: int, base_head_dim: int) -> float:
-    """The factor on the attention logits: head_dim^-attention, and to the last bit 1/sqrt(head_dim) at the base head size."""
+    """The factor on the attention logits: head_dim^-attention, exactly 1/sqrt(head_dim) at the base head size."""
     return (1 / math.sqrt(base_head_dim)) * float((base_head_dim / head_dim) ** scheme(name).attention)
 
 

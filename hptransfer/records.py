@@ -4,6 +4,7 @@ import csv
 import hashlib
 import json
 import math
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 
 from hptransfer.config import RunConfig
 from hptransfer.errors import UserError, did_you_mean
-from hptransfer.files import write_atomic
+from hptransfer.files import write_atomic, writing
 from hptransfer.loading import read_yaml
 
 NUMERICS_VERSION = 1
@@ -111,6 +112,34 @@ class Record:
         return None if result is None else row_of(result, str(self.path))
 
 
+class Metrics:
+    """Writes metrics.jsonl from byte `end` on: what stands behind it belongs to no checkpoint and is cut away."""
+
+    def __init__(self, path: Path, end: int) -> None:
+        self.path = path
+        with writing(path):
+            self.file = path.open("ab")
+            self.file.truncate(end)
+            self.file.seek(end)
+
+    def write(self, line: Mapping[str, Any]) -> None:
+        """One line; it reaches the disk at the next `sync`, or when the buffer is full."""
+        with writing(self.path):
+            self.file.write(f"{to_json(line)}\n".encode())
+
+    def sync(self) -> int:
+        """Puts every line on the disk; the length of the file in bytes."""
+        with writing(self.path):
+            self.file.flush()
+            os.fsync(self.file.fileno())
+            return self.file.tell()
+
+    def close(self) -> None:
+        """The last lines go to the disk."""
+        self.sync()
+        self.file.close()
+
+
 def identity(config: RunConfig, data_fingerprint: str) -> str:
     """The run's name: a hash of all that determines its result, and of nothing else (16 hexadecimal digits)."""
     plain = config.to_dict()
@@ -183,12 +212,14 @@ def find_records(folder: Path) -> list[Record]:
 def row_of(values: Mapping[str, Any], source: str) -> Row:
     """A row from named values (result.json, a CSV line); UserError that names the source and the column."""
     numbers: dict[str, Any] = {name: _number(values.get(name), f"{source}: {name}") for name in NUMBERS}
-    status = str(values.get("status") or "finished")
+    status = str(values.get("status") or ("diverged" if numbers["loss"] is None else "finished"))
     if status not in STATUSES:
         raise UserError(
             f"{source}: status: {status!r}; allowed: {', '.join(STATUSES)}{did_you_mean(status, list(STATUSES))}"
         )
     if numbers["loss"] is None:
+        if status == "finished":
+            raise UserError(f"{source}: loss: a finished run needs a finite number, got {values.get('loss')!r}")
         numbers["loss"] = math.nan
     for name in REQUIRED[:-1]:
         if numbers[name] is None or not numbers[name] > 0:

@@ -48,6 +48,7 @@ Fraction = Annotated[Float, Field(ge=0, le=1)]
 Count = Annotated[int, BeforeValidator(_whole), Field(ge=1)]
 Whole = Annotated[int, BeforeValidator(_whole), Field(ge=0)]
 Flag = Annotated[bool, Strict()]
+Path = Annotated[str, Field(min_length=1)]
 Beta = Annotated[Float, Field(ge=0, lt=1)]
 
 
@@ -289,7 +290,7 @@ class Text(_Encoded):
     """The user's own text: files, folders, globs; a document is a file."""
 
     source: Literal["text"] = "text"
-    path: Annotated[str | list[str], Field(min_length=1)]
+    path: Path | Annotated[list[Path], Field(min_length=1)]
     """File, folder or glob, or a list of those."""
 
 
@@ -297,7 +298,7 @@ class Tokens(Section):
     """Memory-mapped token files as nanoGPT writes them: train.bin and val.bin in a folder."""
 
     source: Literal["tokens"] = "tokens"
-    path: Annotated[str, Field(min_length=1)]
+    path: Path
     """The folder."""
     seq_len: Count = 256
     """Tokens per sequence."""
@@ -317,7 +318,7 @@ class Train(Section):
     """Tokens per optimizer step, a multiple of data.seq_len. Default: 64 sequences."""
     micro_batch: Count | None = None
     """Sequences per forward pass; gradients are accumulated over the batch. Default: the whole batch."""
-    seed: Whole = 0
+    seed: Annotated[Whole, Field(lt=2**63)] = 0
     """Of the initial weights and of the order of the data."""
     grad_clip: NonNegative = 1.0
     """Largest norm of the whole gradient; 0 turns clipping off."""
@@ -344,7 +345,7 @@ class Train(Section):
     def _one_budget(self) -> "Train":
         if self.tokens is not None and self.tokens_per_param is not None:
             raise ValueError(
-                f"give tokens (= {self.tokens}) or tokens_per_param (= {self.tokens_per_param:g}), not both (null unsets)"
+                f"give tokens (= {self.tokens}) or tokens_per_param (= {self.tokens_per_param:g}), not both"
             )
         return self
 

@@ -60,7 +60,7 @@ def _target_heads(model: GPT, base_width: int) -> tuple[int, int]:
 def _base_heads(
     model: GPT, parametrization: Parametrization, heads: int, kv_heads: int, base_width: int
 ) -> tuple[int, int]:
-    """(heads, kv_heads) at the base: the one of heads and head_dim that the model gives stays, or base_head_dim says."""
+    """(heads, kv_heads) at the base: of heads and head_dim the one given stays, or base_head_dim says."""
     head_dim = parametrization.base_head_dim
     if head_dim is None and model.heads is not None:
         _divides("parametrization.base_width: model.heads", heads, base_width, "base_width")
@@ -74,8 +74,8 @@ def _base_heads(
     if base_kv_heads is None:
         if base_heads % group:
             raise ValueError(
-                f"parametrization.base_kv_heads: missing: {group} query heads per key head (as in the model) do not divide "
-                f"the base shape's {base_heads} heads"
+                f"parametrization.base_kv_heads: missing: {group} query heads per key head (as in the model) do not "
+                f"divide the base shape's {base_heads} heads"
             )
         base_kv_heads = base_heads // group
     _divides("parametrization.base_kv_heads", base_kv_heads, base_heads, "the base shape's number of heads")

@@ -1,0 +1,7 @@
+"""python -m hptransfer"""
+
+import sys
+
+from hptransfer.cli import main
+
+sys.exit(main())

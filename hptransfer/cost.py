@@ -1,0 +1,46 @@
+"""What a step costs, measured on the meta device: no memory is taken, nothing is computed."""
+
+import importlib
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from hptransfer.parametrization import Multipliers
+from hptransfer.shapes import Shape
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Of one sequence, forward and backward."""
+
+    flops: float
+    """Two per multiply-add of every matrix product (for a GPT: 6 params + 12 depth width seq_len a token, as in the
+    appendix B of PaLM, arXiv:2204.02311)."""
+    activation_bytes: int
+    """What autograd keeps from forward to backward, in float32."""
+
+
+@lru_cache(maxsize=256)
+def cost_per_sequence(name: str, key: tuple[tuple[str, Any], ...]) -> Cost:
+    """The cost of a model of this shape (the shape's items, sorted)."""
+    shape = Shape(**dict(key))
+    kept: dict[int, int] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        kept[storage._cdata] = storage.nbytes()
+        return tensor
+
+    with torch.device("meta"):
+        model = importlib.import_module(f"models.{name}").build(shape, Multipliers())
+        inputs = torch.zeros(1, shape.seq_len, dtype=torch.long)
+        counter = FlopCounterMode(display=False)
+        with counter, torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            torch.autograd.backward(F.cross_entropy(model(inputs).flatten(0, 1), inputs.flatten()))
+    weights = sum(parameter.untyped_storage().nbytes() for parameter in model.parameters())
+    return Cost(flops=float(counter.get_total_flops()), activation_bytes=max(0, sum(kept.values()) - weights))

@@ -1,0 +1,46 @@
+"""When a run is beyond saving: its loss is not finite, or stays far above its own running minimum."""
+
+import math
+from dataclasses import asdict, dataclass
+
+SMOOTHING = 0.9
+"""Weight of the past in the running mean of the loss: about ten steps."""
+FAR = 0.15
+"""Far above: by this part of what the run has gained since its start ..."""
+FAR_FROM_START = 0.05
+"""... and at least by this part of its first loss."""
+PATIENCE = 0.05
+"""Fraction of the run that the loss may stay far above, at least MIN_PATIENCE steps: a spike that recovers is none."""
+MIN_PATIENCE = 20
+
+
+@dataclass
+class Watch:
+    """Follows the training loss; `above` counts the steps in a row that were far above the minimum."""
+
+    steps: int
+    first: float = math.nan
+    smooth: float = math.nan
+    best: float = math.inf
+    above: int = 0
+
+    def diverged(self, loss: float) -> bool:
+        """Takes the loss of one step; True where the run should be stopped."""
+        if not math.isfinite(loss):
+            return True
+        if math.isnan(self.first):
+            self.first = self.smooth = loss
+        self.smooth = SMOOTHING * self.smooth + (1 - SMOOTHING) * loss
+        self.best = min(self.best, self.smooth)
+        margin = max(FAR * (self.first - self.best), FAR_FROM_START * self.first)
+        self.above = self.above + 1 if self.smooth > self.best + margin else 0
+        return self.above >= max(MIN_PATIENCE, PATIENCE * self.steps)
+
+    @property
+    def unrecovered(self) -> bool:
+        """At the end of a run: the loss is far above its minimum right now."""
+        return self.above > 0
+
+    def to_dict(self) -> dict[str, float]:
+        """The state, for a checkpoint; `Watch(**state)` goes on from it."""
+        return asdict(self)

@@ -1,0 +1,40 @@
+"""The plan as text: what a config means, before compute is spent."""
+
+from hptransfer.scaling import Plan
+from hptransfer.tables import amount, table
+
+
+def to_text(plan: Plan) -> str:
+    """One line per parameter tensor, then the run's budget and cost."""
+    tensors = [
+        {
+            "tensor": tensor.name,
+            "shape": " x ".join(map(str, tensor.shape)),
+            "role": tensor.role,
+            "init_std": tensor.init_std,
+            "multiplier": tensor.multiplier,
+            "lr": tensor.lr,
+            "eps": tensor.eps,
+            "weight_decay": tensor.weight_decay,
+        }
+        for tensor in plan.tensors
+    ]
+    return f"{table(tensors)}\n\n{summary(plan)}"
+
+
+def summary(plan: Plan) -> str:
+    """Multipliers, budget and cost."""
+    config, factors = plan.config, plan.multipliers
+    scheme = config.parametrization
+    at = f", quoted at width {scheme.base_width}, depth {scheme.base_depth}" if scheme.base_width else ""
+    return "\n".join(
+        [
+            f"parametrization  {scheme.name}{at}",
+            f"multipliers      input {factors.input:.6g}, output {factors.output:.6g}, "
+            f"attention logits {factors.attention:.6g}, residual branches {factors.residual:.6g}",
+            f"params           {plan.params_total} ({plan.params} non-embedding)",
+            f"tokens           {plan.tokens} in {plan.steps} steps of {plan.batch_tokens}",
+            f"compute          {amount(plan.flops, 'FLOP')} ({amount(plan.flops_per_token, 'FLOP')} a token)",
+            f"memory           about {amount(plan.memory, 'B')} (float32, {plan.micro_batch} sequences at a time)",
+        ]
+    )

@@ -1,0 +1,313 @@
+"""From a run config to a plan: every number of every tensor, the budget and the cost, before any compute is spent."""
+
+import hashlib
+import importlib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from fnmatch import fnmatchcase
+from functools import lru_cache
+from math import prod
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import nn
+
+from hptransfer.config import DEFAULT_TOKENS_PER_PARAM, RunConfig
+from hptransfer.cost import Cost, cost_per_sequence
+from hptransfer.errors import UserError, did_you_mean
+from hptransfer.optimizers import OPTIMIZERS, moments
+from hptransfer.parametrization import SCHEMES, Multipliers, Ratios, attention_scale, most_specific, rule
+from hptransfer.shapes import Shape
+
+NOT_COUNTED = ("embedding.token", "embedding.position", "readout")
+"""Roles left out of the non-embedding parameter count."""
+
+
+@dataclass(frozen=True)
+class TensorPlan:
+    """One parameter tensor, with its numbers as applied."""
+
+    name: str
+    shape: tuple[int, ...]
+    role: str
+    init_mean: float
+    init_std: float
+    multiplier: float
+    lr: float
+    eps: float
+    weight_decay: float
+    betas: tuple[float, ...]
+
+    @property
+    def size(self) -> int:
+        """Number of parameters."""
+        return prod(self.shape)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run config means once resolved."""
+
+    config: RunConfig
+    """With every default that follows from others filled in; resolving it again changes nothing."""
+    tensors: tuple[TensorPlan, ...]
+    multipliers: Multipliers
+    """As applied; `output` is the tuned factor alone, the readout's own factor is its tensor's `multiplier`."""
+    params: int
+    """Non-embedding: all but token and position embeddings and readout."""
+    params_total: int
+    tokens: int
+    """The budget asked for."""
+    batch_tokens: int
+    steps: int
+
+    @property
+    def sequences(self) -> int:
+        """Sequences per optimizer step."""
+        return self.batch_tokens // self.config.data.seq_len
+
+    @property
+    def micro_batch(self) -> int:
+        """Sequences per forward pass."""
+        return min(self.config.train.micro_batch or self.sequences, self.sequences)
+
+    @property
+    def cost(self) -> Cost:
+        """FLOPs and memory of one sequence."""
+        return cost_per_sequence(self.config.model.name, _key(self.config.shape))
+
+    @property
+    def flops_per_token(self) -> float:
+        """Forward and backward."""
+        return self.cost.flops / self.config.data.seq_len
+
+    @property
+    def flops(self) -> float:
+        """Of the whole run."""
+        return self.flops_per_token * self.steps * self.batch_tokens
+
+    @property
+    def memory(self) -> int:
+        """Estimated bytes at peak: weights, gradients, optimizer state (float32), activations of one micro-batch."""
+        copies = 4 if OPTIMIZERS[self.config.optimizer.name].family == "adam" else 3
+        return 4 * copies * self.params_total + self.cost.activation_bytes * self.micro_batch
+
+    @property
+    def hidden(self) -> TensorPlan:
+        """The first hidden matrix: the tensor whose lr and weight decay a record quotes as applied."""
+        return next((t for t in self.tensors if t.role.startswith("hidden")), self.tensors[0])
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for `explain --json`."""
+        return {
+            "tensors": [{k: v for k, v in asdict(t).items() if k != "init_mean"} for t in self.tensors],
+            "multipliers": asdict(self.multipliers),
+            "params": self.params_total,
+            "params_non_embedding": self.params,
+            "tokens": self.tokens,
+            "steps": self.steps,
+            "batch_tokens": self.batch_tokens,
+            "flops": self.flops,
+            "memory_bytes": self.memory,
+            "config": self.config.to_dict(),
+        }
+
+
+def resolve(config: RunConfig) -> Plan:
+    """The plan of a run; UserError where the config can't be meant."""
+    config = config.updated(model=_fixed_head(config), train={"batch_tokens": config.batch_tokens})
+    tensors = _tensor_plans(config)
+    params = sum(t.size for t in tensors if not t.role.startswith(NOT_COUNTED))
+    tokens = _budget(config, params)
+    parametrization = config.parametrization
+    ratios = Ratios(depth=_depth_ratio(config))
+    factors = parametrization.multipliers
+    residual = SCHEMES[parametrization.name].residual(ratios, parametrization.depth_exponent)
+    multipliers = Multipliers(
+        input=factors.input,
+        output=factors.output,
+        attention=factors.attention * _attention(config),
+        residual=factors.residual * residual,
+    )
+    return Plan(
+        config=config.updated(train={"tokens": tokens, "tokens_per_param": None}),
+        tensors=tensors,
+        multipliers=multipliers,
+        params=params,
+        params_total=sum(t.size for t in tensors),
+        tokens=tokens,
+        batch_tokens=config.batch_tokens,
+        steps=max(1, round(tokens / config.batch_tokens)),
+    )
+
+
+def build(plan: Plan) -> nn.Module:
+    """The model of the plan with its initial weights, on the current default device.
+
+    A tensor's initial weights depend on (seed, tensor name) alone, so they are the same on every device and in
+    every order of building.
+    """
+    output = plan.multipliers.output * next((t.multiplier for t in plan.tensors if t.role.startswith("readout")), 1.0)
+    model = _build(plan.config.model.name, plan.config.shape, replace(plan.multipliers, output=output))
+    initialise(model, plan)
+    return model
+
+
+@torch.no_grad()
+def initialise(model: nn.Module, plan: Plan) -> None:
+    """Draws every parameter of the model as the plan says."""
+    parameters = dict(model.named_parameters())
+    for tensor in plan.tensors:
+        digest = hashlib.sha256(f"{plan.config.train.seed}/{tensor.name}".encode()).digest()
+        generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "little", signed=True))
+        drawn = torch.normal(tensor.init_mean, tensor.init_std, tensor.shape, generator=generator)
+        parameters[tensor.name].copy_(drawn)
+
+
+def param_groups(model: nn.Module, plan: Plan) -> list[dict[str, Any]]:
+    """Groups for torch.optim: tensors with equal numbers share one; `names` and `peak_lr` say what is in it."""
+    kind = OPTIMIZERS[plan.config.optimizer.name]
+    parameters = dict(model.named_parameters())
+    groups: dict[str, dict[str, Any]] = {}
+    for tensor in plan.tensors:
+        numbers = kind.group(tensor)
+        group = groups.setdefault(repr(numbers), {**numbers, "params": [], "names": [], "peak_lr": tensor.lr})
+        group["params"].append(parameters[tensor.name])
+        group["names"].append(tensor.name)
+    return list(groups.values())
+
+
+def build_optimizer(model: nn.Module, plan: Plan) -> torch.optim.Optimizer:
+    """The plan's optimizer over the model's parameters."""
+    return OPTIMIZERS[plan.config.optimizer.name].build(param_groups(model, plan))
+
+
+def assign_roles(names: list[str], patterns: Mapping[str, str], model: str) -> dict[str, str]:
+    """The role of every parameter: exactly one pattern has to match its name; UserError that names it otherwise."""
+    roles = {}
+    for name in names:
+        found = [pattern for pattern in patterns if fnmatchcase(name, pattern)]
+        if len(found) != 1:
+            matches = " and ".join(map(repr, found)) if found else "no pattern"
+            raise UserError(f"{model}: ROLES: the parameter {name!r} matches {matches}; it needs exactly one")
+        roles[name] = patterns[found[0]]
+    return roles
+
+
+def _tensor_plans(config: RunConfig) -> tuple[TensorPlan, ...]:
+    name = config.model.name
+    shapes, base_shapes = tensor_shapes(name, _key(config.shape)), tensor_shapes(name, _key(config.base_shape))
+    roles = assign_roles(list(shapes), _module(name).ROLES, f"models/{name}.py")
+    _check_role_keys(config, set(roles.values()))
+    depth = _depth_ratio(config)
+    return tuple(
+        _tensor_plan(config, tensor, shape, roles[tensor], ratios_of(roles[tensor], shape, base_shapes[tensor], depth))
+        for tensor, shape in shapes.items()
+    )
+
+
+def _tensor_plan(config: RunConfig, name: str, shape: tuple[int, ...], role: str, ratios: Ratios) -> TensorPlan:
+    """The numbers of one tensor: the value quoted at the base shape, times the role's rule, times the user's factor."""
+    parametrization, optimizer = config.parametrization, config.optimizer
+    row = rule(parametrization.name, OPTIMIZERS[optimizer.name].family, role)
+    alpha = parametrization.depth_exponent
+    betas, eps = moments(optimizer)
+    vector = role.startswith("vector")
+    init_factor = most_specific(parametrization.init_multipliers, role)
+    lr_factor = most_specific(parametrization.lr_multipliers, role)
+    init_std = parametrization.init_std * row.init(ratios, alpha) * (1.0 if init_factor is None else init_factor)
+    decayed = parametrization.decay_vectors or not vector
+    return TensorPlan(
+        name=name,
+        shape=shape,
+        role=role,
+        init_mean=0.0 if not vector or name.endswith("bias") else 1.0,
+        init_std=0.0 if vector else init_std,
+        multiplier=row.multiplier(ratios, alpha),
+        lr=optimizer.lr * row.lr(ratios, alpha) * (1.0 if lr_factor is None else lr_factor),
+        eps=eps * (row.eps(ratios, alpha) if parametrization.scale_eps else 1.0),
+        weight_decay=optimizer.weight_decay * row.weight_decay(ratios, alpha) if decayed else 0.0,
+        betas=betas,
+    )
+
+
+def ratios_of(role: str, shape: tuple[int, ...], base: tuple[int, ...], depth: float) -> Ratios:
+    """Growth of one tensor from its real dimensions.
+
+    In an embedding and a vector only fan-out grows, in a readout only fan-in, whichever axis that is; a hidden
+    tensor is (out, in, ...) as torch stores it.
+    """
+    growth = [size / base_size for size, base_size in zip(shape, base, strict=True)]
+    match role.split(".")[0]:
+        case "readout":
+            return Ratios(fan_in=prod(growth), depth=depth)
+        case "hidden":
+            return Ratios(fan_out=growth[0], fan_in=prod(growth[1:]), depth=depth)
+        case _:
+            return Ratios(fan_out=prod(growth), depth=depth)
+
+
+def _check_role_keys(config: RunConfig, roles: set[str]) -> None:
+    """UserError for a factor by role that no tensor of the model takes."""
+    for table in ("lr_multipliers", "init_multipliers"):
+        for key in getattr(config.parametrization, table):
+            if not any(role == key or role.startswith(f"{key}.") for role in roles):
+                allowed = sorted(roles | {role.split(".")[0] for role in roles})
+                hint = did_you_mean(key, allowed) or f"; it has {', '.join(allowed)}"
+                raise UserError(f"parametrization.{table}.{key}: no tensor of {config.model.name} has this role{hint}")
+
+
+def _budget(config: RunConfig, params: int) -> int:
+    """Tokens of the run."""
+    train = config.train
+    tokens = train.tokens or round((train.tokens_per_param or DEFAULT_TOKENS_PER_PARAM) * params)
+    if tokens < config.batch_tokens:
+        raise UserError(
+            f"train.tokens: {tokens} is less than one step of train.batch_tokens = {config.batch_tokens}; "
+            "give more tokens or a smaller batch"
+        )
+    return tokens
+
+
+def _depth_ratio(config: RunConfig) -> float:
+    return config.model.depth / (config.parametrization.base_depth or config.model.depth)
+
+
+def _fixed_head(config: RunConfig) -> dict[str, Any]:
+    """The head size that a default stands for, so that a resolved config does not depend on the default."""
+    shape = config.shape
+    given = getattr(config.model, "heads", None) or not hasattr(shape, "head_dim")
+    return {} if given else {"head_dim": shape.head_dim}
+
+
+def _attention(config: RunConfig) -> float:
+    """The factor on the attention logits; 1 for a model without attention heads."""
+    shape, base = config.shape, config.base_shape
+    if not hasattr(shape, "head_dim"):
+        return 1.0
+    known = config.parametrization.base_width is not None
+    return attention_scale(config.parametrization.name, shape.head_dim, base.head_dim if known else shape.head_dim)
+
+
+def _module(name: str) -> ModuleType:
+    return importlib.import_module(f"models.{name}")
+
+
+def _build(name: str, shape: Shape, multipliers: Multipliers) -> nn.Module:
+    model = _module(name).build(shape, multipliers)
+    assert isinstance(model, nn.Module)
+    return model
+
+
+def _key(shape: Shape) -> tuple[tuple[str, Any], ...]:
+    """A shape as something that can be hashed."""
+    return tuple(sorted(vars(shape).items()))
+
+
+@lru_cache(maxsize=256)
+def tensor_shapes(name: str, key: tuple[tuple[str, Any], ...]) -> Mapping[str, tuple[int, ...]]:
+    """Dimensions of every parameter of a model, found on the meta device."""
+    with torch.device("meta"):
+        model = _build(name, Shape(**dict(key)), Multipliers())
+    return {parameter: tuple(tensor.shape) for parameter, tensor in model.named_parameters()}

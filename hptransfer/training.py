@@ -1,0 +1,302 @@
+"""train(config) -> run record: one run, resumable at any moment, bit for bit."""
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from filelock import FileLock, Timeout
+from torch import Tensor, nn
+
+from hptransfer import records, tracking
+from hptransfer.config import RunConfig, to_yaml
+from hptransfer.data import Data, Progress, open_data
+from hptransfer.divergence import Watch
+from hptransfer.errors import UserError
+from hptransfer.files import make_folder, replacing, write_atomic
+from hptransfer.records import Metrics, Record
+from hptransfer.scaling import Plan, build, build_optimizer, resolve
+from hptransfer.schedules import factor, progress
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.float32, "float64": torch.float64}
+"""Of the weights; bfloat16 is autocast over float32 weights."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """One finished optimizer step, as `on_step` sees it."""
+
+    step: int
+    """Steps done."""
+    steps: int
+    tokens: int
+    loss: float
+    lr: float
+
+
+OnStep = Callable[[Step], bool | None]
+"""Called after each step; an answer of False stops the run."""
+
+
+class Busy(UserError):
+    """Another process is training this run."""
+
+
+def train(
+    config: RunConfig, runs: Path | str = "runs", on_step: OnStep | None = None, on_data: Progress | None = None
+) -> Record:
+    """Trains the run, or continues it, or returns its record where it has ended before (the tracker is told).
+
+    UserError for what the user can mend; Busy where another process is at it. A run that fails leaves failure.json.
+    """
+    plan = resolve(config)
+    data = open_data(plan.config.data, Path(runs), on_data)
+    record = Record(make_folder(Path(runs) / records.identity(plan.config, data.fingerprint)))
+    lock = FileLock(record.path / ".lock")
+    try:
+        with lock.acquire(timeout=0):
+            if record.result is not None:
+                tracking.replay(record, plan.config.tracking)
+            else:
+                _train_recording_failure(plan, data, record, on_step)
+    except Timeout:
+        raise Busy(f"{record.path}: another process is training this run") from None
+    return record
+
+
+def run_folder(config: RunConfig, runs: Path | str = "runs") -> Path:
+    """Where the record of this run is or would be."""
+    plan = resolve(config)
+    return Path(runs) / records.identity(plan.config, open_data(plan.config.data, Path(runs)).fingerprint)
+
+
+def _train_recording_failure(plan: Plan, data: Data, record: Record, on_step: OnStep | None) -> None:
+    """Trains; an error is recorded beside the run before it goes on its way."""
+    failure = record.path / "failure.json"
+    try:
+        Trainer(plan, data, record).run(on_step)
+        failure.unlink(missing_ok=True)
+    except Exception as problem:
+        attempts = (record.failure or {}).get("attempts", 0) + 1
+        message = str(problem) if isinstance(problem, UserError) else f"{type(problem).__name__}: {problem}"
+        records.write_json(failure, {"message": message, "attempts": attempts})
+        raise
+
+
+class Trainer:
+    """The state of one run and the loop over it."""
+
+    def __init__(self, plan: Plan, data: Data, record: Record) -> None:
+        self.plan, self.data, self.record = plan, data, record
+        settings = plan.config.train
+        torch.set_num_threads(settings.threads)
+        self.device = pick_device(settings.device)
+        self.model = build(plan).to(self.device, DTYPES[settings.precision])
+        self.forward: nn.Module | Callable[[Tensor], Tensor] = self.model
+        if settings.compile:
+            self.forward = torch.compile(self.model)
+        self.optimizer = build_optimizer(self.model, plan)
+        self.watch = Watch(plan.steps)
+        self.step = 0
+        self.seconds = 0.0
+        self.status = "finished"
+
+    @property
+    def checkpoint_path(self) -> Path:
+        """What a killed run continues from."""
+        return self.record.path / "checkpoint.pt"
+
+    def run(self, on_step: OnStep | None) -> None:
+        """From wherever the run stands to its result."""
+        write_atomic(self.record.path / "config.yaml", to_yaml(self.plan.config.to_dict()))
+        self.metrics = Metrics(self.record.path / "metrics.jsonl", self._restore())
+        self.tracker = tracking.open_tracker(
+            self.plan.config, run_id=self.record.path.name, folder=self.record.path, facts=self._facts()
+        )
+        try:
+            self._loop(on_step)
+            self._finish()
+        except KeyboardInterrupt:
+            self._save()
+            raise
+        finally:
+            self.metrics.close()
+
+    def _loop(self, on_step: OnStep | None) -> None:
+        self.started = saved = time.monotonic()
+        while self.step < self.plan.steps and self.status == "finished":
+            loss, lr = self._train_step()
+            if self.status == "finished" and on_step is not None:
+                tokens = self.step * self.plan.batch_tokens
+                if on_step(Step(self.step, self.plan.steps, tokens, loss, lr)) is False:
+                    self.status = "stopped"
+            if time.monotonic() - saved >= self.plan.config.train.checkpoint_seconds:
+                self._save()
+                saved = time.monotonic()
+        if self.status == "finished" and self.watch.unrecovered:
+            self.status = "diverged"
+
+    def _train_step(self) -> tuple[float, float]:
+        """One optimizer step; (mean loss of the batch, lr at the base shape)."""
+        config = self.plan.config
+        scale = factor(config.schedule, progress(self.step, self.plan.steps))
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["peak_lr"] * scale
+        inputs, targets = self._batch(*self.data.batch(config.train.seed, self.step, self.plan.sequences))
+        self.optimizer.zero_grad(set_to_none=True)
+        loss = 0.0
+        for rows in self._micro_batches(len(inputs)):
+            part = self._loss(inputs[rows], targets[rows]) * (len(inputs[rows]) / len(inputs))
+            torch.autograd.backward(part)
+            loss += part.item()
+        norm = float(nn.utils.clip_grad_norm_(self.model.parameters(), config.train.grad_clip or math.inf))
+        diverged = self.watch.diverged(loss) or not math.isfinite(norm)
+        if diverged:
+            self.status = "diverged"
+        else:
+            self.optimizer.step()
+        self.step += 1
+        lr = config.optimizer.lr * scale
+        self._log(loss=loss, lr=lr, grad_norm=norm)
+        return loss, lr
+
+    def _loss(self, inputs: Tensor, targets: Tensor) -> Tensor:
+        """Mean cross-entropy in nats per target."""
+        bf16 = self.plan.config.train.precision == "bfloat16"
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=bf16):
+            logits = self.forward(inputs)
+        logits = logits if logits.dtype == torch.float64 else logits.float()
+        return F.cross_entropy(logits.flatten(0, -2), targets.flatten())
+
+    def _log(self, **values: float) -> None:
+        """One line of metrics.jsonl (no clock values in it: a resumed run has to write the same), and the tracker's."""
+        config = self.plan.config.train
+        last = self.step == self.plan.steps or self.status != "finished"
+        if config.eval_every and self.step % config.eval_every == 0 and not last:
+            values["validation_loss"] = self.validation_loss()
+        elif self.step % config.log_every and not last:
+            return
+        tokens = self.step * self.plan.batch_tokens
+        line = {"step": self.step, "tokens": tokens, **values}
+        self.metrics.write(line)
+        self.tracker.log({**line, "flops": tokens * self.plan.flops_per_token})
+
+    @torch.no_grad()
+    def validation_loss(self) -> float:
+        """Nats per token on the fixed held-out set: at most train.eval_tokens of it, the same for every run."""
+        inputs, targets = self._batch(*self.data.validation(self._validation_sequences()))
+        parts = [
+            self._loss(inputs[rows], targets[rows]) * len(inputs[rows]) for rows in self._micro_batches(len(inputs))
+        ]
+        return float(sum(part.item() for part in parts)) / len(inputs)
+
+    def _validation_sequences(self) -> int:
+        seq_len = self.plan.config.data.seq_len
+        held_out = (self.data.validation_tokens - 1) // seq_len
+        return max(1, min(self.plan.config.train.eval_tokens // seq_len, held_out))
+
+    def _micro_batches(self, sequences: int) -> list[slice]:
+        size = self.plan.micro_batch
+        return [slice(start, start + size) for start in range(0, sequences, size)]
+
+    def _batch(self, *arrays: "np.typing.NDArray[np.int64]") -> tuple[Tensor, ...]:
+        return tuple(torch.from_numpy(array).to(self.device) for array in arrays)
+
+    def _facts(self) -> dict[str, float]:
+        """What the plan says of the run as numbers: sizes, as-applied values, cost."""
+        plan, config = self.plan, self.plan.config
+        return {
+            "params": plan.params,
+            "params_total": plan.params_total,
+            "tokens": plan.tokens,
+            "batch_tokens": plan.batch_tokens,
+            "steps": plan.steps,
+            "lr": config.optimizer.lr,
+            "weight_decay": config.optimizer.weight_decay,
+            "lr_hidden": plan.hidden.lr,
+            "weight_decay_hidden": plan.hidden.weight_decay,
+            "width": config.model.width,
+            "depth": config.model.depth,
+            "seed": config.train.seed,
+        }
+
+    def _elapsed(self) -> float:
+        return self.seconds + time.monotonic() - self.started
+
+    def _finish(self) -> None:
+        """Measures the held-out loss and writes the result; only then does the checkpoint go."""
+        tokens_seen = self.step * self.plan.batch_tokens
+        result = {
+            "status": self.status,
+            "loss": self.validation_loss(),
+            **self._facts(),
+            "tokens_seen": tokens_seen,
+            "epochs": tokens_seen / self.data.train_tokens,
+            "eval_tokens": self._validation_sequences() * self.plan.config.data.seq_len,
+            "flops": tokens_seen * self.plan.flops_per_token,
+            "seconds": self._elapsed(),
+            **records.recipe(self.plan.config, self.data.fingerprint),
+            "torch": torch.__version__,
+            "device": str(self.device),
+        }
+        if self.plan.config.train.save_weights:
+            _save(self.record.path / "weights.pt", self.model.state_dict())
+        self.metrics.sync()
+        records.write_json(self.record.path / "result.json", result)
+        self.checkpoint_path.unlink(missing_ok=True)
+        self.tracker.finish(records.finite(result))
+
+    def _save(self) -> None:
+        """A checkpoint: everything that the rest of the run depends on, and how far metrics.jsonl belongs to it."""
+        state = {
+            "step": self.step,
+            "seconds": self._elapsed(),
+            "metrics_end": self.metrics.sync(),
+            "watch": self.watch.to_dict(),
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+        }
+        _save(self.checkpoint_path, state)
+
+    def _restore(self) -> int:
+        """Takes up a checkpoint where there is one; the length of metrics.jsonl that belongs to it."""
+        if not self.checkpoint_path.exists():
+            return 0
+        try:
+            state = torch.load(self.checkpoint_path, map_location=self.device, weights_only=True)
+            self.model.load_state_dict(state["model"])
+            self.optimizer.load_state_dict(state["optimizer"])
+        except Exception as problem:
+            raise UserError(
+                f"{self.checkpoint_path}: damaged ({problem}); delete it to start this run anew"
+            ) from problem
+        self.step, self.seconds = state["step"], state["seconds"]
+        self.watch = Watch(**state["watch"])
+        return int(state["metrics_end"])
+
+
+def _save(path: Path, state: object) -> None:
+    with replacing(path) as temporary:
+        try:
+            torch.save(state, temporary)
+        except RuntimeError as problem:  # torch's own writer hides the OSError of a full disk
+            raise UserError(f"{path}: cannot write: {str(problem).splitlines()[0]}") from problem
+
+
+def pick_device(name: str) -> torch.device:
+    """The device of this name; `auto` is the accelerator that torch finds, else the CPU."""
+    if name == "auto":
+        return torch.accelerator.current_accelerator() or torch.device("cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as problem:
+        reason = str(problem).splitlines()[0]
+        raise UserError(
+            f"train.device: {name!r} cannot be used here ({reason}); allowed: auto, cpu, cuda, mps"
+        ) from None
+    return device
