@@ -1,0 +1,122 @@
+"""One run in W&B: how it is opened, what its rows and its summary are called, how it is closed. Errors are raised."""
+
+import os
+import shutil
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from hptransfer.config import RunConfig
+from hptransfer.records import finite
+from hptransfer.sections import Tracking
+from hptransfer.tracking.log_file import ends_well
+
+if TYPE_CHECKING:
+    import wandb
+
+Mode = Literal["disabled", "offline", "online"]
+
+AXES = ("step", "tokens", "flops")
+"""Logged under these names, so that any chart can be drawn against any of them."""
+
+PATIENCE = 20.0
+"""Seconds that a server gets to accept a run, and as many to take the rest of it at the end."""
+
+
+def mode_of(tracking: Tracking, environment: Mapping[str, str] = os.environ) -> Mode:
+    """What the config says, or online where W&B's agent has started this process; WANDB_MODE overrules either."""
+    mode = tracking.wandb
+    if mode == "disabled" and "WANDB_SWEEP_ID" in environment:
+        mode = "online"
+    asked: dict[str, Mode] = {"disabled": "disabled", "offline": "offline", "dryrun": "offline", "online": "online"}
+    return mode if mode == "disabled" else asked.get(environment.get("WANDB_MODE", ""), mode)
+
+
+def open_run(config: RunConfig, run_id: str, folder: Path, facts: Mapping[str, Any], mode: Mode) -> "wandb.Run":
+    """The run in W&B, with what the server already has of it (`starting_step`). W&B's own files go below `folder`."""
+    wandb = quiet_wandb(mode)
+    if mode == "offline":
+        _remove_offline(folder, run_id)
+    tracking = config.tracking
+    ours: dict[str, Any] = {"id": run_id, "project": tracking.project, "entity": tracking.entity}
+    run = wandb.init(
+        **({} if "WANDB_SWEEP_ID" in os.environ else ours),  # in a sweep the agent's own hold
+        mode=mode,
+        dir=str(folder),
+        name=tracking.name or _name(config),
+        group=tracking.group or os.environ.get("WANDB_SWEEP_ID"),
+        job_type=tracking.job_type,
+        tags=tracking.tags,
+        config={**facts, "run": run_id, **config.model_dump(mode="json", exclude={"tracking"}, exclude_none=True)},
+        resume="allow",
+        reinit="create_new",
+        settings=_settings(),
+    )
+    for axis in AXES:
+        run.define_metric(axis, hidden=True, summary="none")
+    run.define_metric("*", step_metric="step")
+    return run
+
+
+def quiet_wandb(mode: Mode = "online") -> Any:
+    """The wandb module, silent; ConnectionError where it has to be online and nobody is logged in (nothing is asked)."""
+    import wandb
+
+    wandb.setup(settings=wandb.Settings(silent=True))
+    if mode == "online" and wandb.run is None and not wandb.login(prompt=False, verify=False):
+        raise ConnectionError("no API key: `wandb login` or WANDB_API_KEY")
+    return wandb
+
+
+def log_row(run: "wandb.Run", metrics: Mapping[str, float]) -> None:
+    """One row of the history, unless the server has it from before."""
+    step = int(metrics["step"])
+    if step >= run.starting_step:
+        run.log({_key(name): value for name, value in finite(metrics).items()}, step=step)
+
+
+def close_run(run: "wandb.Run", result: Mapping[str, Any]) -> None:
+    """Ends the run with its summary; OSError where an offline run did not reach the disk."""
+    run.summary.update(finite(result))
+    path = Path(run.settings.sync_file)
+    run.finish()
+    if run.offline and not ends_well(path):
+        raise OSError(f"{path} is incomplete; is the disk full?")
+
+
+def _key(name: str) -> str:
+    """The name in W&B: the axes bare, the held-out loss as everywhere `loss`, what comes with training below `train/`."""
+    if name in AXES or "/" in name:
+        return name
+    return "loss" if name == "validation_loss" else f"train/{name}"
+
+
+def _name(config: RunConfig) -> str:
+    return f"w{config.model.width} d{config.model.depth} lr={config.optimizer.lr:.3g}"
+
+
+def _settings() -> "wandb.Settings":
+    """No process that watches the machine, no capture of the console, nothing about code and machine, no patience."""
+    import wandb
+
+    return wandb.Settings(
+        silent=True,
+        symlink=False,
+        console="off",
+        disable_code=True,
+        disable_git=True,
+        init_timeout=PATIENCE,
+        finish_timeout=PATIENCE,
+        finish_timeout_raises=True,
+        x_disable_stats=True,
+        x_disable_meta=True,
+        x_disable_machine_info=True,
+        x_save_requirements=False,
+    )
+
+
+def _remove_offline(folder: Path, run_id: str) -> None:
+    """An offline run can't be continued: it is written anew from the record, which has all that the old one had."""
+    stale: Iterable[Path] = (folder / "wandb").glob(f"offline-run-*-{run_id}")
+    for path in stale:
+        shutil.rmtree(path, ignore_errors=True)

@@ -1,0 +1,149 @@
+"""Following a run in W&B from beside it: whatever happens there, training never waits for it and never hears of it."""
+
+import logging
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from queue import SimpleQueue
+from threading import Thread
+from typing import Any
+
+from hptransfer.config import RunConfig
+from hptransfer.records import Record
+from hptransfer.sections import Tracking
+from hptransfer.tracking.session import PATIENCE, Mode, close_run, log_row, mode_of, open_run
+
+logger = logging.getLogger(__name__)
+
+PAUSE = 300.0
+"""Seconds that W&B is left alone after it has failed, so that a dead network costs a sweep's worker one wait, not many."""
+
+
+_silent_until = 0.0
+"""When this process talks to W&B again (time.monotonic)."""
+
+
+def warn(folder: Path, problem: object) -> None:
+    """The one line that a failure costs, and a pause."""
+    global _silent_until
+    _silent_until = time.monotonic() + PAUSE
+    reason = str(problem).partition("\n")[0] or type(problem).__name__
+    logger.warning("W&B: %s; training goes on, `hptransfer wandb sync %s` reports it later", reason, folder.parent)
+
+
+@contextmanager
+def never_raising(folder: Path) -> Iterator[None]:
+    """Turns any failure into a warning."""
+    try:
+        yield
+    except Exception as problem:
+        warn(folder, problem)
+
+
+class Tracker:
+    """Follows a run; this one follows nothing."""
+
+    def log(self, metrics: Mapping[str, float]) -> None:
+        """One logged step: `step`, `tokens`, `flops`, and what was measured."""
+
+    def finish(self, result: Mapping[str, Any]) -> None:
+        """The run has ended: `result` is its summary."""
+
+
+@dataclass(frozen=True)
+class End:
+    """Behind the last row: the result, or None for a run that was left unfinished."""
+
+    result: Mapping[str, Any] | None
+
+
+class WandbTracker(Tracker):
+    """A queue, and a thread that empties it into W&B."""
+
+    def __init__(self, reporter: "Reporter") -> None:
+        self._queue: SimpleQueue[Mapping[str, float] | End] = SimpleQueue()
+        self._thread = Thread(target=reporter.work, args=(self._queue,), name="wandb", daemon=True)
+        self._folder = reporter.folder
+        self._thread.start()
+
+    def log(self, metrics: Mapping[str, float]) -> None:
+        """Hands the row over."""
+        if self._thread.is_alive():
+            self._queue.put(metrics)
+
+    def finish(self, result: Mapping[str, Any]) -> None:
+        """Hands the result over and waits, as long as a server may take to begin and to end."""
+        self._queue.put(End(result))
+        self._thread.join(3 * PATIENCE)
+        if self._thread.is_alive():
+            warn(self._folder, "no answer")
+
+    def __del__(self) -> None:
+        self._queue.put(End(None))
+
+
+@dataclass
+class Reporter:
+    """What the thread does; it knows nothing of the tracker, so that a tracker that training drops ends the thread."""
+
+    config: RunConfig
+    run_id: str
+    folder: Path
+    facts: Mapping[str, Any]
+    mode: Mode
+    earlier: Iterable[Mapping[str, float]]
+    """Rows that the run record holds already."""
+
+    def work(self, queue: "SimpleQueue[Mapping[str, float] | End]") -> None:
+        """Brings the run in W&B up to the record and follows it to its end."""
+        with never_raising(self.folder):
+            self._report(queue)
+
+    def _report(self, queue: "SimpleQueue[Mapping[str, float] | End]") -> None:
+        run = open_run(self.config, self.run_id, self.folder, self.facts, self.mode)
+        logger.info("W&B: %s", run.url or run.settings.sync_dir)
+        end = End(None)
+        for entry in chain(self.earlier, iter(queue.get, None)):
+            if isinstance(entry, End):
+                end = entry
+                break
+            log_row(run, entry)
+        if end.result is None:
+            run.finish(exit_code=1)
+        else:
+            close_run(run, end.result)
+
+
+def open_tracker(config: RunConfig, *, run_id: str, folder: Path, facts: Mapping[str, Any]) -> Tracker:
+    """A tracker as `config.tracking`, W&B's agent and WANDB_MODE ask for.
+
+    `folder` is the run record: what its metrics.jsonl holds at this moment W&B is to have too, then what is logged.
+    `facts` are numbers of the plan that the config in W&B shows beside the user's keys. Nothing is raised, ever.
+    """
+    mode = mode_of(config.tracking)
+    if mode == "disabled" or time.monotonic() < _silent_until:
+        return Tracker()
+    with never_raising(folder):
+        earlier = list(Record(folder).metrics())
+        return WandbTracker(Reporter(config, run_id, folder, facts, mode, earlier))
+    return Tracker()
+
+
+def replay(record: Record, tracking: Tracking) -> None:
+    """A run that has ended appears in W&B as if it had just been made."""
+    if mode_of(tracking) == "disabled":
+        return
+    with never_raising(record.path):
+        result = record.result or {}
+        config = record.config.model_copy(update={"tracking": tracking})
+        open_tracker(config, run_id=record.path.name, folder=record.path, facts=facts_of(result)).finish(result)
+
+
+def facts_of(result: Mapping[str, Any]) -> dict[str, Any]:
+    """The numbers of a result that its plan knew."""
+    names = ("params", "params_total", "tokens", "batch_tokens", "lr", "weight_decay", "lr_hidden")
+    more = ("weight_decay_hidden", "width", "depth", "seed")
+    return {name: result[name] for name in (*names, *more) if name in result}
