@@ -1,0 +1,180 @@
+"""Trials on this machine: a pool of warm worker processes, torch loaded once, one trial each at a time."""
+
+import multiprocessing
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from multiprocessing.connection import Connection, wait
+from queue import SimpleQueue
+from typing import Any
+
+from hptransfer.sweeps.jobs import Job, Outcome, run_job
+
+Work = Callable[[Job, Callable[[], bool]], Outcome]
+
+ATTEMPTS = 2
+"""Times that a trial is tried whose worker process dies under it."""
+
+GRACE = 5.0
+"""Seconds that a worker whose parent has died gets for its last checkpoint."""
+
+ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
+"""Read by the libraries when they are loaded: pools of a worker's own threads would fight over the cores."""
+
+
+class Worker:
+    """A worker process and the pipe to it."""
+
+    def __init__(self, context: Any, work: Work) -> None:
+        self.pipe, theirs = context.Pipe()
+        self.process = context.Process(target=serve, args=(theirs, work), daemon=True)
+        self.process.start()
+        theirs.close()
+
+    def run(self, job: Job, timeout: float | None) -> Outcome:
+        """The job's outcome; EOFError or OSError where the process died under it, TimeoutError where it hangs."""
+        self.pipe.send(job)
+        if not self.pipe.poll(timeout):
+            raise TimeoutError
+        outcome = self.pipe.recv()
+        assert isinstance(outcome, Outcome)
+        return outcome
+
+    def stop(self) -> None:
+        """Ends the process: at once if it is idle, else after a checkpoint."""
+        try:
+            self.pipe.send(None)
+        except OSError:
+            return
+
+    def kill(self) -> int:
+        """Ends the process whatever it does; its exit code."""
+        self.process.kill()
+        self.process.join()
+        return int(self.process.exitcode or 0)
+
+
+class LocalExecutor:
+    """`workers` processes; a worker that dies is replaced and its trial tried once more."""
+
+    def __init__(self, workers: int, timeout: float | None = None, work: Work = run_job) -> None:
+        self.slots = workers
+        self._timeout, self._work = timeout, work
+        forks = "forkserver" in multiprocessing.get_all_start_methods()
+        self._context = multiprocessing.get_context("forkserver" if forks else "spawn")
+        if forks:
+            self._context.set_forkserver_preload(["hptransfer.training"])
+        self._starting = threading.Lock()
+        self._stopping = False
+        self._workers: list[Worker] = []
+        self._idle: SimpleQueue[Worker] = SimpleQueue()
+        for _ in range(workers):
+            self._idle.put(self._start())
+        self._threads = ThreadPoolExecutor(workers)
+
+    def submit(self, job: Job) -> "Future[Outcome]":
+        """Queues a job for the next worker that is free."""
+        return self._threads.submit(self._attempt, job)
+
+    def stop(self) -> None:
+        """Hands out nothing more; running trials leave a checkpoint, or, the second time, are ended at once."""
+        again, self._stopping = self._stopping, True
+        self._threads.shutdown(wait=False, cancel_futures=True)
+        for worker in list(self._workers):
+            if again:
+                worker.process.kill()
+            else:
+                worker.stop()
+
+    def close(self) -> None:
+        """Ends all workers."""
+        self._threads.shutdown(cancel_futures=True)
+        for worker in self._workers:
+            worker.stop()
+            worker.process.join(GRACE)
+            worker.kill()
+            worker.pipe.close()
+
+    def _start(self) -> Worker:
+        with self._starting, _environment(ONE_THREAD):
+            worker = Worker(self._context, self._work)
+            self._workers.append(worker)
+            return worker
+
+    def _attempt(self, job: Job) -> Outcome:
+        """Runs in a thread of the parent, one per worker."""
+        outcome = Outcome("interrupted")
+        for _ in range(ATTEMPTS):
+            worker = self._idle.get()
+            try:
+                outcome = worker.run(job, self._timeout)
+                self._idle.put(worker)
+                return outcome
+            except TimeoutError:
+                outcome = Outcome("lost", f"took longer than {self._timeout:g} s and was ended")
+                self._replace(worker)
+                return outcome
+            except (EOFError, OSError):
+                outcome = Outcome("lost", _death(self._replace(worker)))
+            if self._stopping:
+                return Outcome("interrupted")
+        return outcome
+
+    def _replace(self, worker: Worker) -> int:
+        """Puts a new process in the place of one that died or hangs; the old one's exit code."""
+        code = worker.kill()
+        worker.pipe.close()
+        self._workers.remove(worker)
+        self._idle.put(self._start())
+        return code
+
+
+def _death(code: int) -> str:
+    """Why a process ended, for people."""
+    cause = f"exit code {code}" if code >= 0 else f"signal {-code}, {signal.Signals(-code).name}"
+    hint = "; out of memory?" if code == -signal.SIGKILL else ""
+    return f"its worker process died {ATTEMPTS} times ({cause}{hint})"
+
+
+@contextmanager
+def _environment(values: dict[str, str]) -> Iterator[None]:
+    """Environment variables for a process that is started inside the block."""
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+def serve(pipe: Connection, work: Work) -> None:
+    """The worker process: a job, its outcome, the next job, until the parent says None or dies.
+
+    Ctrl-C reaches every process of the terminal, a scheduler's SIGTERM every process of the job; only the parent acts
+    on them, and tells the workers, who stop between two steps.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    try:
+        while (job := pipe.recv()) is not None:
+            pipe.send(work(job, pipe.poll))
+    except (EOFError, OSError):
+        return
+
+
+def _end_with_parent() -> None:
+    """No orphan trains on: the pipe's end interrupts the trial, and if that takes long the process just ends."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    wait([parent.sentinel])
+    time.sleep(GRACE)
+    os._exit(1)

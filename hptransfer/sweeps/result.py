@@ -1,0 +1,122 @@
+"""What a sweep shows: the plan before it, the table after it."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hptransfer.sweeps.status import progress, seconds_left, state
+from hptransfer.sweeps.trials import Run
+
+
+@dataclass(frozen=True)
+class SweepResult:
+    """The runs of a sweep and how it went. States and losses are read from the records when they are asked for."""
+
+    name: str
+    runs: Sequence[Run]
+    folder: Path
+    """Of the runs."""
+    workers: int
+    dry_run: bool = False
+    failures: dict[Path, str] = field(default_factory=dict)
+    """Messages, by run folder, of the runs that failed this time."""
+
+    @property
+    def failed(self) -> list[Run]:
+        """Runs that have no result because they failed."""
+        return [run for run in self.runs if self._row(run).status == "failed"]
+
+    def to_text(self) -> str:
+        """For people: what would be run (dry run), or what came of it."""
+        return self.plan() if self.dry_run else self.table()
+
+    def table(self) -> str:
+        """Every run, best first, then those that failed with their messages."""
+        rows = sorted((self._row(run) for run in self.runs), key=lambda row: row.loss)
+        keys = varied(self.runs)
+        lines = _columns(
+            [*keys, "status", "loss", "seconds", "folder"],
+            [[*(show(row.run.trial.overrides[key]) for key in keys), *row.cells()] for row in rows],
+        )
+        failed = [f"{row.run.record.path}: {row.message}" for row in rows if row.status == "failed"]
+        return "\n".join([*lines, *failed, f"{self.name}: {progress(self.runs)}"])
+
+    def plan(self) -> str:
+        """Every run with its size and its cost, and the cost of all that is still to do."""
+        keys = varied(self.runs)
+        lines = _columns(
+            [*keys, "params", "tokens", "FLOPs", "status", "folder"],
+            [
+                [
+                    *(show(run.trial.overrides[key]) for key in keys),
+                    f"{run.params:,}",
+                    f"{run.tokens:,}",
+                    f"{run.flops:.2g}",
+                    state(run.record),
+                    str(run.record.path),
+                ]
+                for run in self.runs
+            ],
+        )
+        return "\n".join([*lines, f"{self.name}: {self.summary()}"])
+
+    def summary(self) -> str:
+        """Counts by state, FLOPs to do, and the time that they take where there are runs to tell it from."""
+        now = progress(self.runs)
+        seconds = seconds_left(self.runs, self.folder, self.workers)
+        time = "time unknown before the first run" if seconds is None else f"about {duration(seconds)}"
+        workers = f"{self.workers} worker{'s' if self.workers > 1 else ''}"
+        todo = f"{now.flops - now.flops_done:.2g} of {now.flops:.2g} FLOPs to do, {time} with {workers}"
+        return f"{len(self.runs)} runs ({now}), {todo}"
+
+    def _row(self, run: Run) -> "_Row":
+        result, failure = run.record.result, run.record.failure
+        if result is not None:
+            loss = result["loss"]
+            return _Row(run, str(result["status"]), math.inf if loss is None else loss, result["seconds"])
+        message = self.failures.get(run.record.path) or str((failure or {}).get("message", ""))
+        return _Row(run, "failed" if message else state(run.record), message=message)
+
+
+@dataclass(frozen=True)
+class _Row:
+    run: Run
+    status: str
+    loss: float = math.inf
+    seconds: float | None = None
+    message: str = ""
+
+    def cells(self) -> list[str]:
+        loss = f"{self.loss:.4f}" if math.isfinite(self.loss) else "-"
+        seconds = "-" if self.seconds is None else f"{self.seconds:.1f}"
+        return [self.status, loss, seconds, str(self.run.record.path)]
+
+
+def varied(runs: Sequence[Run]) -> list[str]:
+    """The parameters that differ between runs."""
+    values = {key: {show(run.trial.overrides[key]) for run in runs} for key in runs[0].trial.overrides}
+    return [key for key, found in values.items() if len(found) > 1]
+
+
+def show(value: Any) -> str:
+    """A parameter's value, short."""
+    if isinstance(value, float):
+        return f"{value:.5g}"
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{key}: {show(inner)}" for key, inner in value.items()) + "}"
+    return str(value)
+
+
+def duration(seconds: float) -> str:
+    """12 s, 3 min, 5.2 h."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
+
+
+def _columns(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Lines of a table, columns aligned."""
+    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
+    return ["  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in (header, *rows)]
