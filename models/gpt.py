@@ -65,11 +65,11 @@ class GPT(nn.Module):
             rotation = rope_tables(time, self.head_dim, x_BTD.device)
         else:
             x_BTD = x_BTD + self.position_embedding.weight[:time]
-        x_BTD = x_BTD * self.input_multiplier
+        x_BTD = scale(x_BTD, self.input_multiplier)
         for block in self.blocks:
             x_BTD = block(x_BTD, rotation)
-        # scaling the readout's input costs less than scaling the logits, which a large vocabulary makes the larger
-        return self.readout(self.norm(x_BTD) * self.output_multiplier)
+        # on the readout's input, which a large vocabulary makes smaller than the logits
+        return self.readout(scale(self.norm(x_BTD), self.output_multiplier))
 
 
 build = GPT
@@ -92,16 +92,15 @@ class Block(nn.Module):
 class Attention(nn.Module):
     """Norm, causal grouped-query attention (Ainslie et al. 2305.13245), projection onto the residual stream.
 
-    Query, key and value are modules of their own, not one fused: their roles and fan-outs differ, and what is hung
-    on a module (a hook, an adapter) reaches each. QK-norm (Henry et al. 2010.04245): an RMS norm over head_dim
-    with one gain for all heads.
+    Query, key and value are three parameters, since their roles and fan-outs differ, but one matrix product; hooks
+    find queries and keys at `query_norm` and `key_norm`. QK-norm (after Henry et al. 2010.04245) is an RMS norm over
+    head_dim with one gain for all heads.
     """
 
-    def __init__(self, shape: Any, scale: float) -> None:
+    def __init__(self, shape: Any, multiplier: float) -> None:
         super().__init__()
-        self.scale = scale
-        self.head_dim = shape.head_dim
-        self.grouped = shape.kv_heads != shape.heads
+        self.multiplier = multiplier
+        self.heads, self.kv_heads, self.head_dim = shape.heads, shape.kv_heads, shape.head_dim
         self.norm = make_norm(shape)
         self.query = nn.Linear(shape.width, shape.heads * shape.head_dim, bias=False)
         self.key = nn.Linear(shape.width, shape.kv_heads * shape.head_dim, bias=False)
@@ -111,10 +110,10 @@ class Attention(nn.Module):
         self.attention_output = nn.Linear(shape.heads * shape.head_dim, shape.width, bias=False)
 
     def forward(self, x_BTD: Tensor, rotation: Rotation | None) -> Tensor:
-        x_BTD = self.norm(x_BTD)
-        q_BTHK = self.query_norm(self.query(x_BTD).unflatten(-1, (-1, self.head_dim)))
-        k_BTGK = self.key_norm(self.key(x_BTD).unflatten(-1, (-1, self.head_dim)))
-        v_BTGK = self.value(x_BTD).unflatten(-1, (-1, self.head_dim))
+        weight = torch.cat([self.query.weight, self.key.weight, self.value.weight])
+        projected = F.linear(self.norm(x_BTD), weight).unflatten(-1, (-1, self.head_dim))
+        q_BTHK, k_BTGK, v_BTGK = projected.split([self.heads, self.kv_heads, self.kv_heads], dim=2)
+        q_BTHK, k_BTGK = self.query_norm(q_BTHK), self.key_norm(k_BTGK)
         if rotation is not None:
             q_BTHK, k_BTGK = rotate(q_BTHK, rotation), rotate(k_BTGK, rotation)
         attended_BHTK = F.scaled_dot_product_attention(
@@ -122,8 +121,8 @@ class Attention(nn.Module):
             k_BTGK.transpose(1, 2),
             v_BTGK.transpose(1, 2),
             is_causal=True,
-            scale=self.scale,
-            enable_gqa=self.grouped,
+            scale=self.multiplier,
+            enable_gqa=self.kv_heads != self.heads,
         )
         return self.attention_output(attended_BHTK.transpose(1, 2).flatten(2))
 
@@ -151,6 +150,11 @@ class RMSNorm(nn.RMSNorm):
 
     def forward(self, x: Tensor) -> Tensor:
         return F.rms_norm(x, self.normalized_shape, self.weight.type_as(x), self.eps)
+
+
+def scale(x: Tensor, multiplier: float) -> Tensor:
+    """x * multiplier, at no cost where that is x itself."""
+    return x if multiplier == 1.0 else x * multiplier
 
 
 def make_norm(shape: Any) -> nn.Module:
