@@ -10,8 +10,8 @@ initial scale does not change with width): the form that can share its tensor wi
 """
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields, replace
 from fractions import Fraction
 from typing import TypeVar
 
@@ -104,7 +104,8 @@ class Scheme:
     """The attention logits are scaled by head_dim^-attention, and by 1/sqrt(head_dim) at the base head size."""
     alpha: tuple[float, float] = (0.0, 0.0)
     """The range of the residual depth exponent; the upper end is the default."""
-    needs_base: bool = True
+    needs: tuple[str, ...] = ("base_width", "base_depth")
+    """What the config has to say of the base, since a default would silently switch the transfer off."""
 
 
 # --- The rows. Exponents are those of the sources named in SCHEMES; ratios are per tensor. ---
@@ -134,14 +135,8 @@ MUP: dict[str, dict[str, Rule]] = {
 
 def _inside_branches(rule: Rule, family: str) -> Rule:
     """The rule of a tensor inside a residual branch that is scaled by m_L^-α: its gradient shrinks as m_L^-α."""
-    return Rule(
-        init=rule.init,
-        multiplier=rule.multiplier,
-        lr=rule.lr * BRANCH_LR[family],
-        eps=rule.eps * (BRANCH_EPS if family == "adam" else ONE),
-        weight_decay=rule.weight_decay,
-        betas=rule.betas,
-    )
+    eps = rule.eps * BRANCH_EPS if family == "adam" else rule.eps
+    return replace(rule, lr=rule.lr * BRANCH_LR[family], eps=eps)
 
 
 def _with_depth(rules: Mapping[str, Mapping[str, Rule]]) -> dict[str, dict[str, Rule]]:
@@ -156,12 +151,30 @@ def _with_depth(rules: Mapping[str, Mapping[str, Rule]]) -> dict[str, dict[str, 
     }
 
 
+def _with_run(rule: Rule) -> Rule:
+    """Batch and duration added to a rule for Adam: steps grow as m_D / m_B, and lr * weight_decay * steps stays."""
+    shorter, longer = Power(batch=1 / 2, tokens=-1 / 2), Power(batch=-1 / 2, tokens=1 / 2)
+    return replace(
+        rule,
+        lr=rule.lr * shorter,
+        eps=rule.eps * longer,
+        weight_decay=rule.weight_decay * shorter,
+        betas=rule.betas * Power(batch=1, tokens=-1),
+    )
+
+
+COMPLETED_P: dict[str, Rule] = {
+    **_with_depth(MUP)["adam"],
+    "vector.outer": Rule(),  # its table's row "output weights, biases, norms"
+    "vector.qk_gain": _inside_branches(Rule(), "adam"),  # one gain shared over heads: its gradient does not shrink
+}
+
 SCHEMES: dict[str, Scheme] = {
     "sp": Scheme(
         source="standard parametrization, one constant init_std for all matrices (as in GPT-2, without its 1/sqrt(2L))",
         rules={"adam": SP, "sgd": SP},
         attention=0.5,
-        needs_base=False,
+        needs=(),
     ),
     "mup": Scheme(
         source="Tensor Programs V (arXiv:2203.03466), its tie-able form; eps as Complete(d)P (arXiv:2512.22382)",
@@ -178,6 +191,13 @@ SCHEMES: dict[str, Scheme] = {
         rules=_with_depth(MUP),
         residual=Power(alpha=-1),
         alpha=(0.5, 1.0),
+    ),
+    "completedp": Scheme(
+        source="Complete(d)P (arXiv:2512.22382), Table 1, its readout in the multiplier form",
+        rules={"adam": {role: _with_run(rule) for role, rule in COMPLETED_P.items()}},
+        residual=Power(alpha=-1),
+        alpha=(0.5, 1.0),
+        needs=("base_width", "base_depth", "base_tokens", "base_batch_tokens"),
     ),
 }
 
@@ -225,15 +245,19 @@ def to_markdown(name: str, family: str = "adam") -> str:
     rules = scheme(name).rules
     if family not in rules:
         rule(name, family, "hidden")
-    lines = [
-        "| role | init std | forward multiplier | lr | eps | weight decay |",
-        "|---|---|---|---|---|---|",
-    ]
+    columns: dict[str, Callable[[str, Rule], object]] = {
+        "init std": lambda role, row: "constant" if role.startswith("vector") else row.init,
+        "forward multiplier": lambda role, row: row.multiplier,
+        "lr": lambda role, row: row.lr,
+        "eps": lambda role, row: row.eps if family == "adam" else "-",
+        "weight decay": lambda role, row: "0 †" if role.startswith("vector") else row.weight_decay,
+        "1 - beta": lambda role, row: row.betas,
+    }
+    if all(row.betas == ONE for row in rules[family].values()):
+        del columns["1 - beta"]
+    lines = [f"| role | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|"]
     for role, row in sorted(rules[family].items()):
-        cells = (row.init, row.multiplier, row.lr, row.eps if family == "adam" else "-", row.weight_decay)
-        init = "constant" if role.startswith("vector") else str(cells[0])
-        decay = "0 †" if role.startswith("vector") else str(cells[4])
-        lines.append(f"| {role} | {init} | {cells[1]} | {cells[2]} | {cells[3]} | {decay} |")
+        lines.append(f"| {role} | {' | '.join(str(cell(role, row)) for cell in columns.values())} |")
     return "\n".join([*lines, "", _footnote(name)]) + "\n"
 
 

@@ -150,8 +150,8 @@ def identity(config: RunConfig, data_fingerprint: str) -> str:
     return hashlib.sha256(to_json(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def recipe(config: RunConfig, data_fingerprint: str) -> dict[str, str | float]:
-    """What a law fitted to this run holds for (the recipe columns of a result)."""
+def recipe(config: RunConfig, data_fingerprint: str = "") -> dict[str, str | float]:
+    """What a law fitted to this run holds for (the recipe columns of a result); without a fingerprint any such data."""
     parametrization = config.parametrization
     values = {
         "parametrization": parametrization.name,
@@ -162,7 +162,7 @@ def recipe(config: RunConfig, data_fingerprint: str) -> dict[str, str | float]:
         "schedule": config.schedule.name,
         "warmup": config.schedule.warmup,
         "seq_len": config.data.seq_len,
-        "data": f"{config.data.source}:{data_fingerprint[:8]}",
+        "data": ":".join(filter(None, (config.data.source, data_fingerprint[:8]))),
         "precision": config.train.precision,
     }
     return {key: value for key, value in values.items() if value is not None}

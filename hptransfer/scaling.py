@@ -57,10 +57,22 @@ class Plan:
     params: int
     """Non-embedding: all but token and position embeddings and readout."""
     params_total: int
-    tokens: int
-    """The budget asked for."""
-    batch_tokens: int
-    steps: int
+
+    @property
+    def tokens(self) -> int:
+        """The budget asked for."""
+        assert self.config.train.tokens is not None
+        return self.config.train.tokens
+
+    @property
+    def batch_tokens(self) -> int:
+        """Tokens per optimizer step."""
+        return self.config.batch_tokens
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps: the nearest whole number to the budget."""
+        return max(1, round(self.tokens / self.batch_tokens))
 
     @property
     def sequences(self) -> int:
@@ -96,7 +108,8 @@ class Plan:
     @property
     def hidden(self) -> TensorPlan:
         """The first hidden matrix: the tensor whose lr and weight decay a record quotes as applied."""
-        return next((t for t in self.tensors if t.role.startswith("hidden")), self.tensors[0])
+        hidden = [tensor for tensor in self.tensors if tensor.role.startswith("hidden")]
+        return next((tensor for tensor in hidden if not tensor.role.startswith("hidden.outer")), self.tensors[0])
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for `explain --json`."""
@@ -116,13 +129,15 @@ class Plan:
 
 def resolve(config: RunConfig) -> Plan:
     """The plan of a run; UserError where the config can't be meant."""
-    config = config.updated(model=_fixed_head(config), train={"batch_tokens": config.batch_tokens})
-    tensors = _tensor_plans(config)
-    params = sum(t.size for t in tensors if not t.role.startswith(NOT_COUNTED))
-    tokens = _budget(config, params)
-    parametrization = config.parametrization
-    ratios = Ratios(depth=_depth_ratio(config))
-    factors = parametrization.multipliers
+    shapes, roles = _shapes_and_roles(config)
+    sizes = {name: prod(shape) for name, shape in shapes.items()}
+    params = sum(size for name, size in sizes.items() if not roles[name].startswith(NOT_COUNTED))
+    config = config.updated(
+        model=_fixed_head(config),
+        train={"batch_tokens": config.batch_tokens, "tokens": _budget(config, params), "tokens_per_param": None},
+    )
+    ratios = _run_ratios(config)
+    parametrization, factors = config.parametrization, config.parametrization.multipliers
     residual = SCHEMES[parametrization.name].residual(ratios, parametrization.depth_exponent)
     multipliers = Multipliers(
         input=factors.input,
@@ -131,14 +146,11 @@ def resolve(config: RunConfig) -> Plan:
         residual=factors.residual * residual,
     )
     return Plan(
-        config=config.updated(train={"tokens": tokens, "tokens_per_param": None}),
-        tensors=tensors,
+        config=config,
+        tensors=_tensor_plans(config, shapes, roles, ratios),
         multipliers=multipliers,
         params=params,
-        params_total=sum(t.size for t in tensors),
-        tokens=tokens,
-        batch_tokens=config.batch_tokens,
-        steps=max(1, round(tokens / config.batch_tokens)),
+        params_total=sum(sizes.values()),
     )
 
 
@@ -195,15 +207,22 @@ def assign_roles(names: list[str], patterns: Mapping[str, str], model: str) -> d
     return roles
 
 
-def _tensor_plans(config: RunConfig) -> tuple[TensorPlan, ...]:
+def _shapes_and_roles(config: RunConfig) -> tuple[Mapping[str, tuple[int, ...]], dict[str, str]]:
+    """Dimensions and role of every parameter."""
     name = config.model.name
-    shapes, base_shapes = tensor_shapes(name, _key(config.shape)), tensor_shapes(name, _key(config.base_shape))
+    shapes = tensor_shapes(name, _key(config.shape))
     roles = assign_roles(list(shapes), _module(name).ROLES, f"models/{name}.py")
     _check_role_keys(config, set(roles.values()))
-    depth = _depth_ratio(config)
+    return shapes, roles
+
+
+def _tensor_plans(
+    config: RunConfig, shapes: Mapping[str, tuple[int, ...]], roles: Mapping[str, str], run: Ratios
+) -> tuple[TensorPlan, ...]:
+    base_shapes = tensor_shapes(config.model.name, _key(config.base_shape))
     return tuple(
-        _tensor_plan(config, tensor, shape, roles[tensor], ratios_of(roles[tensor], shape, base_shapes[tensor], depth))
-        for tensor, shape in shapes.items()
+        _tensor_plan(config, name, shape, roles[name], ratios_of(roles[name], shape, base_shapes[name], run))
+        for name, shape in shapes.items()
     )
 
 
@@ -228,12 +247,17 @@ def _tensor_plan(config: RunConfig, name: str, shape: tuple[int, ...], role: str
         lr=optimizer.lr * row.lr(ratios, alpha) * (1.0 if lr_factor is None else lr_factor),
         eps=eps * (row.eps(ratios, alpha) if parametrization.scale_eps else 1.0),
         weight_decay=optimizer.weight_decay * row.weight_decay(ratios, alpha) if decayed else 0.0,
-        betas=betas,
+        betas=tuple(scaled_beta(beta, row.betas(ratios, alpha)) for beta in betas),
     )
 
 
-def ratios_of(role: str, shape: tuple[int, ...], base: tuple[int, ...], depth: float) -> Ratios:
-    """Growth of one tensor from its real dimensions.
+def scaled_beta(beta: float, factor: float) -> float:
+    """1 - (1 - beta) * factor, not below 0 (a proxy with far fewer steps per token would ask for less)."""
+    return beta if factor == 1 else max(0.0, 1 - (1 - beta) * factor)
+
+
+def ratios_of(role: str, shape: tuple[int, ...], base: tuple[int, ...], run: Ratios) -> Ratios:
+    """Growth of one tensor from its real dimensions, beside what grows for all tensors alike.
 
     In an embedding and a vector only fan-out grows, in a readout only fan-in, whichever axis that is; a hidden
     tensor is (out, in, ...) as torch stores it.
@@ -241,11 +265,11 @@ def ratios_of(role: str, shape: tuple[int, ...], base: tuple[int, ...], depth: f
     growth = [size / base_size for size, base_size in zip(shape, base, strict=True)]
     match role.split(".")[0]:
         case "readout":
-            return Ratios(fan_in=prod(growth), depth=depth)
+            return replace(run, fan_in=prod(growth))
         case "hidden":
-            return Ratios(fan_out=growth[0], fan_in=prod(growth[1:]), depth=depth)
+            return replace(run, fan_out=growth[0], fan_in=prod(growth[1:]))
         case _:
-            return Ratios(fan_out=prod(growth), depth=depth)
+            return replace(run, fan_out=prod(growth))
 
 
 def _check_role_keys(config: RunConfig, roles: set[str]) -> None:
@@ -270,8 +294,15 @@ def _budget(config: RunConfig, params: int) -> int:
     return tokens
 
 
-def _depth_ratio(config: RunConfig) -> float:
-    return config.model.depth / (config.parametrization.base_depth or config.model.depth)
+def _run_ratios(config: RunConfig) -> Ratios:
+    """What grows for all tensors alike: depth, batch, tokens. What the base does not say has not grown."""
+    base, train = config.parametrization, config.train
+    assert train.tokens is not None
+    return Ratios(
+        depth=config.model.depth / (base.base_depth or config.model.depth),
+        batch=config.batch_tokens / (base.base_batch_tokens or config.batch_tokens),
+        tokens=train.tokens / (base.base_tokens or train.tokens),
+    )
 
 
 def _fixed_head(config: RunConfig) -> dict[str, Any]:

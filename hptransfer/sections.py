@@ -153,6 +153,10 @@ class Parametrization(Section):
     """Key and value heads at the base shape. Default: the same number of query heads per key head as the model."""
     base_ffn_ratio: Positive | None = None
     """ffn_ratio at the base shape. Default: the model's."""
+    base_tokens: Count | None = None
+    """Tokens of the run at which the hyperparameters are quoted. Needed by completedp."""
+    base_batch_tokens: Count | None = None
+    """Tokens per step at which the hyperparameters are quoted. Needed by completedp."""
     init_std: Positive = 0.02
     """Standard deviation of the initial weights at the base shape."""
     multipliers: Factors = Factors()
@@ -175,11 +179,10 @@ class Parametrization(Section):
     @model_validator(mode="after")
     def _complete(self) -> "Parametrization":
         scheme = SCHEMES[self.name]
-        missing = [key for key in ("base_width", "base_depth") if getattr(self, key) is None]
-        if scheme.needs_base and missing:
+        if missing := [key for key in scheme.needs if getattr(self, key) is None]:
             raise ValueError(
-                f"{' and '.join(missing)} missing: {self.name} quotes hyperparameters at a base shape; "
-                "give the shape they were (or will be) tuned at, the same in proxy and target"
+                f"{' and '.join(missing)} missing: {self.name} quotes hyperparameters at a base; "
+                "give that at which they were (or will be) tuned, the same in proxy and target"
             )
         low, high = scheme.alpha
         if self.alpha is not None and not low <= self.alpha <= high:
