@@ -1,0 +1,276 @@
+"""From rows to a problem: recipes compared, cells formed, coordinates chosen, what cannot be used named."""
+
+import hashlib
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from hptransfer.errors import UserError
+from hptransfer.laws import priors
+from hptransfer.laws.pooled import Problem
+from hptransfer.laws.valley import COORDINATES, Floats, shape_names
+from hptransfer.records import Row
+
+SAME_BUDGET = 0.01
+"""Token budgets of one shape that differ by less than this in ln are one budget: rounding to whole steps."""
+FLOOR_FEATURES = tuple(priors.FLOOR)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """All runs that share one shape and one token budget."""
+
+    params: float
+    tokens: float
+    width: float | None
+    depth: float | None
+    batch_tokens: float
+    weight_decay: float | None
+    runs: int
+    diverged: int
+    lowest_lr: float
+    highest_lr: float
+    best_loss: float
+
+
+@dataclass(frozen=True)
+class Features:
+    """What an optimum depends on: 1, ln(value / reference) by name, and the bend ln(params / reference)^2 / 2."""
+
+    names: tuple[str, ...]
+    reference: Mapping[str, float]
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Names of the columns of `matrix`."""
+        return ("level", *self.names, "params bend")
+
+    def matrix(self, points: Sequence[Mapping[str, float]]) -> Floats:
+        """(points, columns)."""
+        logs = np.array([[self._log(point, name) for name in self.names] for point in points])
+        bend = np.array([[self._log(point, "params") ** 2 / 2] for point in points])
+        return np.concatenate([np.ones((len(points), 1)), logs.reshape(len(points), -1), bend], 1)
+
+    def floor_matrix(self, points: Sequence[Mapping[str, float]]) -> Floats:
+        """The columns FLOOR_FEATURES: second order in ln params and ln tokens."""
+        n = np.array([self._log(point, "params") for point in points])
+        t = np.array([self._log(point, "tokens") for point in points])
+        return np.stack([np.ones_like(n), n, t, n * n, t * t, n * t], 1)
+
+    def _log(self, point: Mapping[str, float], name: str) -> float:
+        return math.log(point[name] / self.reference[name])
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Rows in the order of the problem's runs, and all that is known of where they come from."""
+
+    rows: tuple[Row, ...]
+    cells: tuple[Cell, ...]
+    features: Features
+    problem: Problem | None
+    recipe: Mapping[str, str | float]
+    hash: str
+    warnings: tuple[str, ...]
+
+
+def gather(rows: Sequence[Row], pool: bool = False) -> Evidence:
+    """The evidence in `rows`; UserError where they do not belong together or hold nothing to fit."""
+    for row in rows:
+        _check(row)
+    recipe, warnings = _recipe(rows, pool)
+    used = [row for row in rows if row.status != "stopped"]
+    if len(used) < len(rows):
+        warnings.append(f"{len(rows) - len(used)} stopped runs are left out: where they would have ended is not known")
+    if not any(_finite(row) for row in used):
+        raise UserError(f"none of the {len(rows)} runs finished with a finite loss: there is nothing to fit")
+    coordinates, used = _coordinates(used, warnings)
+    groups = _cells(used)
+    ordered = [row for group in groups for row in group]
+    cells = tuple(_cell(group) for group in groups)
+    features = _features(cells, str(recipe.get("parametrization", "")), "batch_tokens" in coordinates)
+    problem = _problem(coordinates, groups, cells, features, str(recipe.get("parametrization", "")))
+    return Evidence(tuple(ordered), cells, features, problem, recipe, _hash(rows), tuple(warnings))
+
+
+def point(cell: Cell) -> dict[str, float]:
+    """The cell's place in feature space; width and depth where known."""
+    known = {name: getattr(cell, name) for name in ("params", "tokens", "width", "depth", "batch_tokens")}
+    return {name: float(value) for name, value in known.items() if value is not None}
+
+
+def timescale(row: Row) -> float | None:
+    """The AdamW timescale B / (lr * weight_decay * D) as a fraction of the run, as applied to the hidden matrices where known."""
+    lr, weight_decay = row.lr, row.weight_decay
+    if row.lr_hidden is not None and row.weight_decay_hidden is not None:
+        lr, weight_decay = row.lr_hidden, row.weight_decay_hidden
+    return row.batch_tokens / (lr * weight_decay * row.tokens) if weight_decay else None
+
+
+def _check(row: Row) -> None:
+    for name in ("params", "tokens", "lr", "batch_tokens"):
+        value = getattr(row, name)
+        if not (math.isfinite(value) and value > 0):
+            raise UserError(f"{row.source or 'a row'}: {name}: expected a positive number, got {value!r}")
+    if _finite(row) and not row.loss > 0:
+        raise UserError(
+            f"{row.source or 'a row'}: loss: expected a positive number of nats per token, got {row.loss!r}"
+        )
+
+
+def _finite(row: Row) -> bool:
+    return row.status == "finished" and math.isfinite(row.loss)
+
+
+def _recipe(rows: Sequence[Row], pool: bool) -> tuple[dict[str, str | float], list[str]]:
+    """What all rows share. Where they differ: UserError, or a warning when they are to be pooled."""
+    keys = sorted({key for row in rows for key in row.recipe})
+    counts = {key: Counter(row.recipe.get(key, "not given") for row in rows) for key in keys}
+    differing = [
+        f"{key}: " + ", ".join(f"{value} ({count} runs)" for value, count in counts[key].most_common())
+        for key in keys
+        if len(counts[key]) > 1
+    ]
+    if differing and not pool:
+        raise UserError(
+            "runs of different recipes are not one law (--pool fits them as one)\n  " + "\n  ".join(differing)
+        )
+    shared = {key: next(iter(counts[key])) for key in keys if len(counts[key]) == 1}
+    return shared, [f"pooled over different recipes: {line}" for line in differing]
+
+
+def _coordinates(rows: list[Row], warnings: list[str]) -> tuple[tuple[str, ...], list[Row]]:
+    """The hyperparameters that vary inside a cell (or, with one run per cell, from run to run at all)."""
+    swept = tuple(name for name in ("lr", "batch_tokens", "weight_decay") if _varies(rows, name))
+    if "weight_decay" in swept:
+        decayed = [row for row in rows if row.weight_decay]
+        if len(decayed) < len(rows):
+            warnings.append(
+                f"{len(rows) - len(decayed)} runs without weight decay are left out: their timescale is infinite"
+            )
+        rows = decayed
+        if any(row.lr_hidden is None or row.weight_decay_hidden is None for row in rows):
+            warnings.append(
+                "the timescale is taken from lr and weight decay as given: lr_hidden and weight_decay_hidden are not known"
+            )
+    names = {"weight_decay": "timescale"}
+    return tuple(names.get(name, name) for name in swept), rows
+
+
+def _varies(rows: Sequence[Row], name: str) -> bool:
+    groups = [[getattr(row, name) for row in group if getattr(row, name)] for group in _cells(rows)]
+    if all(len(group) <= 1 for group in groups) and len(groups) >= 4:
+        return len({value for group in groups for value in group}) >= 4
+    return any(len(set(group)) > 1 for group in groups)
+
+
+def _cells(rows: Sequence[Row]) -> list[list[Row]]:
+    """Rows by shape, then by token budget; budgets that differ by rounding only are one."""
+    shapes: dict[tuple[float, float, float], list[Row]] = {}
+    for row in rows:
+        shapes.setdefault((float(f"{row.params:.6g}"), row.width or 0.0, row.depth or 0.0), []).append(row)
+    cells: list[list[Row]] = []
+    for _, members in sorted(shapes.items()):
+        last = 0.0
+        for row in sorted(members, key=lambda row: row.tokens):
+            if not last or math.log(row.tokens / last) > SAME_BUDGET:
+                cells.append([])
+            cells[-1].append(row)
+            last = row.tokens
+    return cells
+
+
+def _cell(rows: Sequence[Row]) -> Cell:
+    finite = [row for row in rows if _finite(row)]
+    lrs = [row.lr for row in finite] or [row.lr for row in rows]
+    best = min(finite, key=lambda row: row.loss, default=rows[0])
+    return Cell(
+        rows[0].params,
+        float(np.median([row.tokens for row in rows])),
+        rows[0].width,
+        rows[0].depth,
+        best.batch_tokens,
+        best.weight_decay,
+        len(rows),
+        len(rows) - len(finite),
+        min(lrs),
+        max(lrs),
+        best.loss if finite else math.nan,
+    )
+
+
+def _features(cells: Sequence[Cell], parametrization: str, batch_swept: bool) -> Features:
+    """Width and depth where a parametrization claims transfer over them and all runs give them; else size in parameters."""
+    shaped = parametrization in priors.WIDTH_RULE and all(cell.width and cell.depth for cell in cells)
+    names = (("width", "depth") if shaped else ("params",)) + ("tokens",) + (() if batch_swept else ("batch_tokens",))
+    points = [point(cell) for cell in cells]
+    reference = {
+        name: math.exp(float(np.mean([math.log(one[name]) for one in points]))) for name in {*names, "params", "tokens"}
+    }
+    return Features(names, dict(sorted(reference.items())))
+
+
+def _problem(
+    coordinates: tuple[str, ...],
+    groups: Sequence[Sequence[Row]],
+    cells: Sequence[Cell],
+    features: Features,
+    parametrization: str,
+) -> Problem | None:
+    if not coordinates:
+        return None
+    rows = [row for group in groups for row in group]
+    cell = np.repeat(np.arange(len(groups)), [len(group) for group in groups])
+    x = np.log([[_coordinate(row, name) for name in coordinates] for row in rows])
+    diverged = np.array([not _finite(row) for row in rows])
+    y = np.array([0.0 if gone else math.log(row.loss) for row, gone in zip(rows, diverged, strict=True)])
+    points = [point(one) for one in cells]
+    matrix, floor = features.matrix(points), features.floor_matrix(points)
+    best = [_best(y, diverged, cell == c) for c in range(len(cells))]
+    mean: list[float] = []
+    sd: list[float] = []
+    for j, name in enumerate(coordinates):
+        known = priors.exponents(name, parametrization)
+        slopes = np.array([*(known[feature][0] for feature in features.names), priors.CURVATURE[0]])
+        level = float(np.median(x[best, j] - matrix[:, 1:] @ slopes))
+        mean += [level, *slopes]
+        sd += [priors.INTERCEPT_SD, *(known[feature][1] for feature in features.names), priors.CURVATURE[1]]
+    shape = [priors.SHAPE[name] for name in shape_names(coordinates)]
+    floor_prior = [priors.FLOOR[name] for name in FLOOR_FEATURES]
+    lowest = np.array([y[i] for i in best])[~diverged[best]]
+    level = float(np.median(lowest)) if len(lowest) else 0.0
+    optima = len(mean)
+    mean += [value for value, _ in shape] + [level, *(value for value, _ in floor_prior[1:])]
+    sd += [value for _, value in shape] + [value for _, value in floor_prior]
+    heavy = np.zeros(len(mean), bool)
+    heavy[:optima].reshape(len(coordinates), -1)[:, 1:-1] = True
+    return Problem(coordinates, x, y, cell, diverged, matrix, floor, np.array(mean), np.array(sd), heavy)
+
+
+def _coordinate(row: Row, name: str) -> float:
+    value = timescale(row) if name == "timescale" else getattr(row, name)
+    return float(value)
+
+
+def _best(
+    y: Floats,
+    diverged: "np.ndarray[tuple[int], np.dtype[np.bool_]]",
+    inside: "np.ndarray[tuple[int], np.dtype[np.bool_]]",
+) -> int:
+    """The index of the cell's best run; any run where all diverged."""
+    return int(np.argmin(np.where(inside, np.where(diverged, 1e3, y), 1e6)))
+
+
+def _hash(rows: Sequence[Row]) -> str:
+    """Of the numbers that were fitted, whatever their order."""
+    lines = sorted(
+        f"{row.params!r},{row.tokens!r},{row.lr!r},{row.batch_tokens!r},{row.weight_decay!r},{row.loss!r},{row.status}"
+        for row in rows
+    )
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
+
+
+assert COORDINATES[0] == "lr"
