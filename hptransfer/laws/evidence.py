@@ -11,7 +11,7 @@ import numpy as np
 from hptransfer.errors import UserError
 from hptransfer.laws import priors
 from hptransfer.laws.pooled import Problem
-from hptransfer.laws.valley import COORDINATES, Floats, shape_names
+from hptransfer.laws.valley import Booleans, Floats, shape_names
 from hptransfer.records import Row
 
 SAME_BUDGET = 0.01
@@ -28,11 +28,14 @@ class Cell:
     width: float | None
     depth: float | None
     batch_tokens: float
+    """Of the best run, as is the weight decay."""
     weight_decay: float | None
     runs: int
     diverged: int
     lowest_lr: float
     highest_lr: float
+    lowest_batch: float
+    highest_batch: float
     best_loss: float
 
 
@@ -103,7 +106,7 @@ def point(cell: Cell) -> dict[str, float]:
 
 
 def timescale(row: Row) -> float | None:
-    """The AdamW timescale B / (lr * weight_decay * D) as a fraction of the run, as applied to the hidden matrices where known."""
+    """The AdamW timescale B / (lr * weight_decay * D), a fraction of the run; as applied to hidden matrices if known."""
     lr, weight_decay = row.lr, row.weight_decay
     if row.lr_hidden is not None and row.weight_decay_hidden is not None:
         lr, weight_decay = row.lr_hidden, row.weight_decay_hidden
@@ -154,7 +157,7 @@ def _coordinates(rows: list[Row], warnings: list[str]) -> tuple[tuple[str, ...],
         rows = decayed
         if any(row.lr_hidden is None or row.weight_decay_hidden is None for row in rows):
             warnings.append(
-                "the timescale is taken from lr and weight decay as given: lr_hidden and weight_decay_hidden are not known"
+                "the timescale comes from lr and weight_decay as given: lr_hidden or weight_decay_hidden is missing"
             )
     names = {"weight_decay": "timescale"}
     return tuple(names.get(name, name) for name in swept), rows
@@ -198,12 +201,14 @@ def _cell(rows: Sequence[Row]) -> Cell:
         len(rows) - len(finite),
         min(lrs),
         max(lrs),
+        min(row.batch_tokens for row in rows),
+        max(row.batch_tokens for row in rows),
         best.loss if finite else math.nan,
     )
 
 
 def _features(cells: Sequence[Cell], parametrization: str, batch_swept: bool) -> Features:
-    """Width and depth where a parametrization claims transfer over them and all runs give them; else size in parameters."""
+    """Width and depth where the parametrization claims transfer over them and all runs give them; else parameters."""
     shaped = parametrization in priors.WIDTH_RULE and all(cell.width and cell.depth for cell in cells)
     names = (("width", "depth") if shaped else ("params",)) + ("tokens",) + (() if batch_swept else ("batch_tokens",))
     points = [point(cell) for cell in cells]
@@ -251,14 +256,15 @@ def _problem(
 
 
 def _coordinate(row: Row, name: str) -> float:
-    value = timescale(row) if name == "timescale" else getattr(row, name)
-    return float(value)
+    value: float | None = timescale(row) if name == "timescale" else getattr(row, name)
+    assert value is not None
+    return value
 
 
 def _best(
     y: Floats,
-    diverged: "np.ndarray[tuple[int], np.dtype[np.bool_]]",
-    inside: "np.ndarray[tuple[int], np.dtype[np.bool_]]",
+    diverged: Booleans,
+    inside: Booleans,
 ) -> int:
     """The index of the cell's best run; any run where all diverged."""
     return int(np.argmin(np.where(inside, np.where(diverged, 1e3, y), 1e6)))
@@ -271,6 +277,3 @@ def _hash(rows: Sequence[Row]) -> str:
         for row in rows
     )
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
-
-
-assert COORDINATES[0] == "lr"

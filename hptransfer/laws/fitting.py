@@ -12,7 +12,7 @@ from hptransfer.laws.laws import FittedCell, Laws, LeftOut
 from hptransfer.laws.loss import LossLaw, fit_floor
 from hptransfer.laws.pooled import Noise, Pooled, fit_pooled
 from hptransfer.laws.uncertainty import covariance
-from hptransfer.laws.valley import Floats, evaluate
+from hptransfer.laws.valley import Booleans, evaluate
 from hptransfer.records import Row
 
 FEW_RUNS = 4
@@ -124,7 +124,7 @@ def _leave_out(
     evidence: Evidence,
     pooled: Pooled,
     by: str,
-    kept: "np.ndarray[tuple[int], np.dtype[np.bool_]]",
+    kept: Booleans,
     resamples: int,
     seed: int,
 ) -> list[LeftOut]:
@@ -143,7 +143,7 @@ def _leave_out(
         return []
     part = fit_pooled(smaller)
     spread = covariance(part, resamples, seed)
-    coefficients, shape, _ = problem.split(part.coefficients)
+    coefficients = problem.split(part.coefficients)[0]
     width = problem.features.shape[1]
     result = []
     for c in np.flatnonzero(~kept):
@@ -180,7 +180,7 @@ def quantile(cells: int) -> float:
     return z + (z**3 + z) / (4 * v) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * v**2)
 
 
-def _beyond(evidence: Evidence, kept: Floats, cell: int) -> dict[str, float]:
+def _beyond(evidence: Evidence, kept: Booleans, cell: int) -> dict[str, float]:
     here = point(evidence.cells[cell])
     rest = [point(one) for one, stays in zip(evidence.cells, kept, strict=True) if stays]
     names = dict.fromkeys(("params", "tokens", *evidence.features.names))
@@ -228,28 +228,24 @@ def _loss(cells: Sequence[FittedCell]) -> LossLaw | None:
 
 def _guards(laws: Laws) -> list[str]:
     """What a user must know before trusting these laws."""
-    warnings = []
-    for one in laws.cells:
-        if one.edge:
-            warnings.append(
-                f"{cell_name(one)}: the best lr lies at or beyond the {one.edge} end of the sweep; sweep {one.edge}er lrs"
-            )
-    few = [one for one in laws.cells if one.cell.runs - one.cell.diverged < FEW_RUNS]
-    if len(few) * 2 > len(laws.cells) or len(laws.cells) == 1 and few:
+    measured = "how the optimum moves with {} is the prior's word, not measured"
+    warnings = [
+        f"{cell_name(one)}: the best lr lies at or beyond the {one.edge} end of its sweep; sweep {one.edge}er lrs"
+        for one in laws.cells
+        if one.edge
+    ]
+    few = sum(one.cell.runs - one.cell.diverged < FEW_RUNS for one in laws.cells)
+    if few * 2 > len(laws.cells):
         warnings.append(
-            f"{len(few)} of {len(laws.cells)} cells have fewer than {FEW_RUNS} finished runs: their optima lean on the others and on the prior"
+            f"{few} of {len(laws.cells)} cells have fewer than {FEW_RUNS} finished runs: "
+            "their optima lean on the other cells and on the prior"
         )
-    sizes = len({one.cell.params for one in laws.cells})
-    if sizes == 1:
-        warnings.append("runs of one size only: how the optimum moves with size is the prior's word, not measured")
-    if len({round(math.log(one.cell.tokens), 2) for one in laws.cells}) == 1:
-        warnings.append(
-            "runs of one token budget only: how the optimum moves with tokens is the prior's word, not measured"
-        )
+    if len({one.cell.params for one in laws.cells}) == 1:
+        warnings.append(f"runs of one size only: {measured.format('size')}")
+    if laws.largest("tokens") / laws.smallest("tokens") < 1.05:
+        warnings.append(f"runs of one token budget only: {measured.format('tokens')}")
     if laws.validation and not laws.validated:
-        warnings.append(
-            "leaving out the largest cells, their optima were not predicted within the intervals: no range is validated"
-        )
+        warnings.append("the optima of the largest cells were not predicted from the others: no range is validated")
     return warnings
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -14,8 +14,6 @@ from hptransfer.laws.valley import Floats, shape_names
 
 if TYPE_CHECKING:
     from hptransfer.laws.predict import Prediction
-
-UNITS = {"lr": "lr", "batch_tokens": "batch_tokens", "timescale": "AdamW timescale (fraction of the run)"}
 
 
 @dataclass(frozen=True)
@@ -106,23 +104,36 @@ class Laws:
         width: float | None = None,
         depth: float | None = None,
         batch_tokens: float | None = None,
+        recipe: Mapping[str, Any] | None = None,
     ) -> "Prediction":
         """What to use at this size and budget; with `batch_tokens` given, at that batch.
 
-        `params` non-embedding; base-unit lr and weight decay. UserError where an argument is not positive.
+        `params` non-embedding; base-unit lr and weight decay. `recipe`: the target's, as far as it is known; what
+        differs from the runs' is a warning. UserError where an argument is not positive, and where the target is of
+        another parametrization, optimizer or base shape.
         """
         from hptransfer.laws.predict import predict
 
-        return predict(self, params=params, tokens=tokens, width=width, depth=depth, batch_tokens=batch_tokens)
+        return predict(
+            self, params=params, tokens=tokens, width=width, depth=depth, batch_tokens=batch_tokens, recipe=recipe
+        )
 
-    def differences(self, recipe: Mapping[str, str | float]) -> list[str]:
+    def differences(self, recipe: Mapping[str, Any]) -> list[str]:
         """One line for each part of the target's recipe that is not what the laws were fitted on."""
-        keys = [key for key in (*self.recipe, *recipe) if key in self.recipe or key in recipe]
-        return [
-            f"{key}: the runs have {self.recipe.get(key, 'no value')}, the target has {recipe.get(key, 'no value')}"
-            for key in dict.fromkeys(keys)
-            if self.recipe.get(key) != recipe.get(key)
-        ]
+        lines = [self.difference(key, recipe) for key in dict.fromkeys((*self.recipe, *recipe))]
+        return [line for line in lines if line]
+
+    def difference(self, key: str, recipe: Mapping[str, Any]) -> str | None:
+        """`key: the runs have x, the target has y`; None where they agree."""
+        ours, theirs = self.recipe.get(key), recipe.get(key)
+        if ours == theirs:
+            return None
+        return f"{key}: the runs have {plain(ours)}, the target has {plain(theirs)}"
+
+    @property
+    def batch_range(self) -> tuple[float, float]:
+        """The smallest and the largest batch of the runs, in tokens."""
+        return self.smallest("lowest_batch"), self.largest("highest_batch")
 
     def save(self, path: Path | str) -> None:
         """Readable YAML, written whole or not at all."""
@@ -142,3 +153,8 @@ class Laws:
         from hptransfer.laws.summary import summary
 
         return summary(self)
+
+
+def plain(value: str | float | None) -> str:
+    """A value of a recipe as text."""
+    return "no value" if value is None else f"{value:g}" if isinstance(value, float) else str(value)

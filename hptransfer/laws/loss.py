@@ -167,7 +167,7 @@ def _huber_sum(values: Floats, n: Floats, d: Floats, y: Floats) -> float:
 def _polish(
     values: Floats, n: Floats, d: Floats, y: Floats, counts: Floats, floor: float | None, tolerance: float = 1e-9
 ) -> Floats:
-    """Levenberg on the weights min(1, HUBER / |residual|); `values` (..., 5) with `counts` (..., points), each its own."""
+    """Levenberg on weights min(1, HUBER / |residual|); `values` (..., 5), each with its `counts` (..., points)."""
     rows = np.atleast_2d(values).copy()
     counts = np.broadcast_to(np.atleast_2d(counts), (len(rows), len(y)))
     open_ = np.arange(len(rows))

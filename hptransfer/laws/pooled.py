@@ -1,6 +1,6 @@
 """Every run of every cell in one robust fit.
 
-    ln loss = floor(cell) + excess(x - optimum(cell)) + noise        (excess: valley.py; ln(1 + excess) = excess near the floor)
+    ln loss       = floor(cell) + excess(x - optimum(cell)) + noise
     optimum(cell) = features(cell) . coefficients + offset(cell),    offset ~ Student-t(0, spread)
     floor(cell)   = floor features(cell) . coefficients + offset
 
@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hptransfer.laws import priors
-from hptransfer.laws.valley import Floats, evaluate, shape_names
+from hptransfer.laws.valley import Booleans, Floats, evaluate, shape_names
 
 STEPS = 200
 TOLERANCE = 1e-4
@@ -42,12 +42,12 @@ class Problem:
     x: Floats  # (n, d) natural logarithms of the coordinates
     y: Floats  # (n,) ln loss; 0 where diverged
     cell: npt.NDArray[np.int64]  # (n,)
-    diverged: npt.NDArray[np.bool_]  # (n,)
+    diverged: Booleans  # (n,)
     features: Floats  # (C, m)
     floor_features: Floats  # (C, q)
     mean: Floats  # (p,) prior
     sd: Floats  # (p,)
-    heavy: npt.NDArray[np.bool_]  # (p,) Student-t prior instead of a Gaussian one
+    heavy: Booleans  # (p,) Student-t prior instead of a Gaussian one
 
     @property
     def cells(self) -> int:
@@ -112,7 +112,7 @@ class _Linear:
     """Residuals and their negative derivatives at a point: in coefficients (n, p), in the cell's offsets (n, 1 + d)."""
 
     residual: Floats
-    active: npt.NDArray[np.bool_]
+    active: Booleans
     excess: Floats
     ridge: Floats
     in_coefficients: Floats
@@ -327,7 +327,7 @@ def _noise(problem: Problem, state: _State, linear: _Linear, regular: Floats) ->
 
 def _result(problem: Problem, state: _State) -> Pooled:
     linear = _linearize(problem, state.coefficients, state.offsets)
-    weights, regular = _run_weights(problem, state, linear)
+    weights, _ = _run_weights(problem, state, linear)
     system = _system(problem, state, linear, weights)
     covariance, offsets_variance = _posterior(problem, state, system)
     variance, _ = state.noise.variance(linear.ridge, linear.excess)

@@ -1,8 +1,8 @@
 """Laws and a target -> what to use there, and how sure that is.
 
-`optimum` is the fitted floor; `value` is what to use: the point of least expected loss over the posterior of the optimum
-and of the valley's shape. Where a high lr costs more than a low one, it lies below the optimum, the more so the less is
-known: for one coordinate with curvature and asymmetry k known and a Gaussian optimum, by 1.5 k sd^2.
+`optimum` is the fitted floor; `value` is what to use: the point of least expected loss over the posterior of the
+optimum and of the valley's shape. Where a high lr costs more than a low one, it lies below the optimum, the more so
+the less is known: for one coordinate of known asymmetry k and a Gaussian optimum, by 1.5 k sd^2.
 """
 
 import math
@@ -20,6 +20,8 @@ from hptransfer.laws.valley import Floats, evaluate, ridge_offset, shape_names
 
 DRAWS = 2000
 REGRET_DRAWS = 500
+REFUSED = ("parametrization", "optimizer", "base_width", "base_depth")
+"""Parts of a recipe that a law does not survive."""
 SEED = 0
 
 
@@ -49,7 +51,7 @@ class Prediction:
     in_range: bool
     warnings: tuple[str, ...]
     regret: Mapping[str, float] = field(default_factory=dict)
-    """Relative loss given away: expected, its 90th percentile, and expected once the batch is rounded to a power of two."""
+    """Relative loss given away: expected, its 90th percentile, expected with the batch rounded to a power of two."""
     rivals: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
@@ -68,7 +70,14 @@ class Prediction:
 
 
 def predict(
-    laws: Laws, *, params: float, tokens: float, width: float | None, depth: float | None, batch_tokens: float | None
+    laws: Laws,
+    *,
+    params: float,
+    tokens: float,
+    width: float | None,
+    depth: float | None,
+    batch_tokens: float | None,
+    recipe: Mapping[str, Any] | None,
 ) -> Prediction:
     """See `Laws.predict`."""
     given = {"params": params, "tokens": tokens, "width": width, "depth": depth, "batch_tokens": batch_tokens}
@@ -76,17 +85,16 @@ def predict(
         if value is not None and not (math.isfinite(value) and value > 0):
             raise UserError(f"{name}: expected a positive number, got {value!r}")
     target = {name: float(value) for name, value in given.items() if value is not None}
-    warnings = list(laws.warnings) + _complete(laws, target)
+    warnings = [*laws.warnings, *_other_recipe(laws, recipe or {}), *_complete(laws, target)]
     near = _nearest(laws, target)
     if "batch_tokens" not in laws.coordinates:
         target.setdefault("batch_tokens", near.cell.batch_tokens)
     estimates, regret = _hyperparameters(laws, target, near, batch_tokens, warnings)
     beyond = _decades(laws, target)
-    in_range = all(value <= laws.validated.get(name, 0.0) * 1.01 for name, value in beyond.items())
+    too_far = {name: value for name, value in beyond.items() if value > laws.validated.get(name, 0.0) * 1.01}
     warnings += [
-        f"{name} lies {value:.2f} decades beyond the runs; leaving out the largest has validated {laws.validated.get(name, 0.0):.2f}"
-        for name, value in beyond.items()
-        if value > laws.validated.get(name, 0.0) * 1.01
+        f"{name} lies {value:.2f} decades beyond the runs; {laws.validated.get(name, 0.0):.2f} are validated"
+        for name, value in too_far.items()
     ]
     loss = None
     if laws.loss is not None:
@@ -98,7 +106,7 @@ def predict(
         estimates.get("weight_decay"),
         loss,
         beyond,
-        in_range,
+        not too_far,
         tuple(dict.fromkeys(warnings)),
         regret,
         _rivals(laws, target, estimates),
@@ -107,7 +115,7 @@ def predict(
 
 @dataclass(frozen=True)
 class Posterior:
-    """Draws of the optimum at a target (draws, d) and of the shape (parameters, draws), with the fitted centre of each."""
+    """Draws of the optimum at a target (draws, d) and of the shape (parameters, draws), and the centre of each."""
 
     coordinates: tuple[str, ...]
     optimum: Floats
@@ -244,6 +252,18 @@ def _carried(
         found["weight_decay"] = Estimate(near.cell.weight_decay)
         warnings.append(f"weight_decay was not swept: {near.cell.weight_decay:g} is carried over")
     return found
+
+
+def _other_recipe(laws: Laws, recipe: Mapping[str, Any]) -> list[str]:
+    """Warnings where the target's recipe differs; UserError where no law carries over."""
+    differences = {key: laws.difference(key, recipe) for key in recipe if key in laws.recipe}
+    named = {key: line for key, line in differences.items() if line}
+    if refused := [named[key] for key in REFUSED if key in named]:
+        hint = "\nquote the target at the base shape of the runs: it is only a unit, and the ratios follow"
+        raise UserError(
+            "the laws do not hold for this target\n  " + "\n  ".join(refused) + hint * ("base_" in str(refused))
+        )
+    return [f"another recipe: {line}" for line in named.values()]
 
 
 def _complete(laws: Laws, target: dict[str, float]) -> list[str]:

@@ -44,14 +44,16 @@ TIMESCALE: Mapping[str, Normal] = {
 }
 
 LR_STANDARD: Mapping[str, Normal] = {
-    # exponents of N: -0.713 (Step Law), -0.36 (Porian et al., arXiv:2406.19146), -0.23 (Bjorck et al., arXiv:2409.19913),
-    # 1/width = -0.5 where N grows as width^2. Of D at fixed batch the sources disagree on the sign: -0.32 ... 0.31
+    # exponents of N: -0.713 (Step Law), -0.36 (Porian et al., arXiv:2406.19146), -0.23 (Bjorck et al.,
+    # arXiv:2409.19913), 1/width = -0.5 where N grows as width^2. Of D at fixed batch the sources disagree on the
+    # sign: -0.32 ... 0.31
     "params": (-0.5, 0.25),
     "tokens": (0.0, 0.35),
     "batch_tokens": (0.4, 0.2),
 }
 LR_TRANSFER: Mapping[str, Normal] = {
-    # the optimum stays within a factor of 1.4 over 8 doublings of width where muP holds (Yang et al., arXiv:2203.03466, figure 1)
+    # where muP holds, the optimum stays within the grid spacing over several doublings of width (Yang et al.,
+    # arXiv:2203.03466, figure 1)
     "params": (0.0, 0.1),
     "width": (0.0, 0.1),
     "depth": (0.0, 0.1),
@@ -59,7 +61,7 @@ LR_TRANSFER: Mapping[str, Normal] = {
     "batch_tokens": (0.4, 0.2),
 }
 NO_DEPTH_RULE: Normal = (-0.2, 0.4)
-"""Depth exponent where only width transfers: 1/sqrt(depth) is Depth-muP's rule (arXiv:2310.02244), 0 what plain muP hopes."""
+"""Depth exponent where only width transfers: between 0 and the 1/sqrt(depth) of Depth-muP (arXiv:2310.02244)."""
 DEPTH_RULE = frozenset({"depth_mup", "completep", "completedp"})
 WIDTH_RULE = DEPTH_RULE | {"mup", "umup", "spectral"}
 """Parametrizations whose base-unit lr is meant not to move with width (and depth, for the first set)."""

@@ -16,7 +16,7 @@ CHUNK = 200
 
 
 def resample(pooled: Pooled, resamples: int, seed: int) -> Floats:
-    """Coefficients (resamples, p), the cells drawn with replacement; memory does not grow with the number of resamples."""
+    """Coefficients (resamples, p), the cells drawn with replacement."""
     rng = np.random.default_rng(seed)
     cells = pooled.problem.cells
     away = pooled.problem.mean - pooled.coefficients
@@ -26,7 +26,8 @@ def resample(pooled: Pooled, resamples: int, seed: int) -> Floats:
         information = np.einsum("rc,cpq->rpq", drawn, pooled.information) + np.diag(pooled.prior_precision)
         gradient = drawn @ pooled.score + pooled.prior_precision * away
         steps.append(np.linalg.solve(information, gradient[..., None])[..., 0])
-    return pooled.coefficients + np.concatenate(steps)
+    coefficients: Floats = pooled.coefficients + np.concatenate(steps)
+    return coefficients
 
 
 def covariance(pooled: Pooled, resamples: int, seed: int) -> Floats:

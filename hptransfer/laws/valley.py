@@ -2,7 +2,8 @@
 
 All distances are in natural logarithms, hyperparameter over its optimum; `excess` is loss over the floor, minus 1.
 
-    excess = 1/2 * sum over coordinates of curvature * warp(distance)^2,   warp(s) = (exp(asymmetry * s) - 1) / asymmetry
+    excess = 1/2 * sum over coordinates of curvature * warp(distance)^2
+    warp(s) = (exp(asymmetry * s) - 1) / asymmetry
 
 so that a positive asymmetry is a valley that is steeper on the high side. The distance of the lr is measured from the
 ridge, the best lr at that batch and timescale:
@@ -18,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 Floats = npt.NDArray[np.float64]
+Booleans = npt.NDArray[np.bool_]
 
 COORDINATES = ("lr", "batch_tokens", "timescale")
 PARAMETERS = {
@@ -33,7 +35,7 @@ FURTHEST = 12.0
 
 @dataclass(frozen=True)
 class Slopes:
-    """A valley at points of shape (...): values, and derivatives with one more axis, coordinates or shape parameters."""
+    """A valley at points (...): values, and derivatives with one more axis, coordinates or shape parameters."""
 
     excess: Floats
     ridge: Floats
@@ -78,7 +80,7 @@ def ridge_offset(parameters: dict[str, Floats], distance: dict[str, Floats]) -> 
 
 
 def evaluate(coordinates: tuple[str, ...], shape: Floats, at: Floats) -> Slopes:
-    """The valley at distances `at` (..., coordinates); `shape` (parameters,) or (parameters, ...) broadcasts with them."""
+    """The valley at distances `at` (..., coordinates); `shape` (parameters, ...) broadcasts with them."""
     names = shape_names(coordinates)
     parameters = dict(zip(names, shape, strict=True))
     distance = {name: at[..., j] for j, name in enumerate(coordinates)}
