@@ -106,7 +106,7 @@ def point(cell: Cell) -> dict[str, float]:
 
 
 def timescale(row: Row) -> float | None:
-    """The AdamW timescale B / (lr * weight_decay * D), a fraction of the run; as applied to hidden matrices if known."""
+    """The AdamW timescale B / (lr * weight_decay * D), as a fraction of the run; hidden matrices' own if known."""
     lr, weight_decay = row.lr, row.weight_decay
     if row.lr_hidden is not None and row.weight_decay_hidden is not None:
         lr, weight_decay = row.lr_hidden, row.weight_decay_hidden
