@@ -5,6 +5,7 @@ and payload; a payload is a protocol buffer, wandb.proto.wandb_internal_pb2.Reco
 """
 
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -32,11 +33,14 @@ def payloads(path: Path) -> Iterator[bytes]:
 
 def records(path: Path) -> Iterator[Any]:
     """The records (wandb_internal_pb2.Record)."""
-    from wandb.proto.wandb_internal_pb2 import Record
-
-    return (Record.FromString(payload) for payload in payloads(path))
+    return map(_record, payloads(path))
 
 
 def ends_well(path: Path) -> bool:
-    """Whether the log goes on to the run's end: on a full disk it is cut off without an error."""
-    return path.exists() and any(record.HasField("exit") for record in records(path))
+    """Whether the log goes on to the run's end (on a full disk it is cut off without an error)."""
+    *_, last = [None, *payloads(path)] if path.exists() else [None]
+    return last is not None and bool(_record(last).HasField("exit"))
+
+
+def _record(payload: bytes) -> Any:
+    return import_module("wandb.proto.wandb_internal_pb2").Record.FromString(payload)

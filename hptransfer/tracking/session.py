@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -23,6 +24,10 @@ PATIENCE = 20.0
 """Seconds that a server gets to accept a run, and as many to take the rest of it at the end."""
 
 
+FLUSH = 3.0
+"""Seconds that an offline run gets to reach the disk."""
+
+
 def mode_of(tracking: Tracking, environment: Mapping[str, str] = os.environ) -> Mode:
     """What the config says, or online where W&B's agent has started this process; WANDB_MODE overrules either."""
     mode = tracking.wandb
@@ -34,12 +39,12 @@ def mode_of(tracking: Tracking, environment: Mapping[str, str] = os.environ) -> 
 
 def open_run(config: RunConfig, run_id: str, folder: Path, facts: Mapping[str, Any], mode: Mode) -> "wandb.Run":
     """The run in W&B, with what the server already has of it (`starting_step`). W&B's own files go below `folder`."""
-    wandb = quiet_wandb(mode)
+    wandb_module = quiet_wandb(mode)
     if mode == "offline":
         _remove_offline(folder, run_id)
     tracking = config.tracking
     ours: dict[str, Any] = {"id": run_id, "project": tracking.project, "entity": tracking.entity}
-    run = wandb.init(
+    run: wandb.Run = wandb_module.init(
         **({} if "WANDB_SWEEP_ID" in os.environ else ours),  # in a sweep the agent's own hold
         mode=mode,
         dir=str(folder),
@@ -59,7 +64,7 @@ def open_run(config: RunConfig, run_id: str, folder: Path, facts: Mapping[str, A
 
 
 def quiet_wandb(mode: Mode = "online") -> Any:
-    """The wandb module, silent; ConnectionError where it has to be online and nobody is logged in (nothing is asked)."""
+    """The wandb module, silent; ConnectionError where it is to be online and nobody is logged in (nothing is asked)."""
     import wandb
 
     wandb.setup(settings=wandb.Settings(silent=True))
@@ -80,12 +85,20 @@ def close_run(run: "wandb.Run", result: Mapping[str, Any]) -> None:
     run.summary.update(finite(result))
     path = Path(run.settings.sync_file)
     run.finish()
-    if run.offline and not ends_well(path):
+    if run.offline and not _reaches_disk(path):
         raise OSError(f"{path} is incomplete; is the disk full?")
 
 
+def _reaches_disk(path: Path) -> bool:
+    """Waits for what wandb writes behind our back after `finish`, usually a few milliseconds."""
+    end = time.monotonic() + FLUSH
+    while not (done := ends_well(path)) and time.monotonic() < end:
+        time.sleep(0.02)
+    return done
+
+
 def _key(name: str) -> str:
-    """The name in W&B: the axes bare, the held-out loss as everywhere `loss`, what comes with training below `train/`."""
+    """The name in W&B: the axes bare, the held-out loss `loss` as everywhere, the rest below `train/`."""
     if name in AXES or "/" in name:
         return name
     return "loss" if name == "validation_loss" else f"train/{name}"

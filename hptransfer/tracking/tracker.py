@@ -2,13 +2,12 @@
 
 import logging
 import time
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+import weakref
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
 from queue import SimpleQueue
-from threading import Thread
+from threading import Thread, main_thread
 from typing import Any
 
 from hptransfer.config import RunConfig
@@ -19,7 +18,7 @@ from hptransfer.tracking.session import PATIENCE, Mode, close_run, log_row, mode
 logger = logging.getLogger(__name__)
 
 PAUSE = 300.0
-"""Seconds that W&B is left alone after it has failed, so that a dead network costs a sweep's worker one wait, not many."""
+"""Seconds that W&B is left alone after it has failed: a dead network costs a sweep's worker one wait, not many."""
 
 
 _silent_until = 0.0
@@ -27,20 +26,13 @@ _silent_until = 0.0
 
 
 def warn(folder: Path, problem: object) -> None:
-    """The one line that a failure costs, and a pause."""
+    """The one line that a failure costs, and a pause. A process that is about to end says nothing more."""
     global _silent_until
     _silent_until = time.monotonic() + PAUSE
+    if not main_thread().is_alive():
+        return
     reason = str(problem).partition("\n")[0] or type(problem).__name__
     logger.warning("W&B: %s; training goes on, `hptransfer wandb sync %s` reports it later", reason, folder.parent)
-
-
-@contextmanager
-def never_raising(folder: Path) -> Iterator[None]:
-    """Turns any failure into a warning."""
-    try:
-        yield
-    except Exception as problem:
-        warn(folder, problem)
 
 
 class Tracker:
@@ -68,6 +60,7 @@ class WandbTracker(Tracker):
         self._thread = Thread(target=reporter.work, args=(self._queue,), name="wandb", daemon=True)
         self._folder = reporter.folder
         self._thread.start()
+        weakref.finalize(self, self._queue.put, End(None)).atexit = False  # at exit wandb itself ends its runs
 
     def log(self, metrics: Mapping[str, float]) -> None:
         """Hands the row over."""
@@ -80,9 +73,6 @@ class WandbTracker(Tracker):
         self._thread.join(3 * PATIENCE)
         if self._thread.is_alive():
             warn(self._folder, "no answer")
-
-    def __del__(self) -> None:
-        self._queue.put(End(None))
 
 
 @dataclass
@@ -99,22 +89,22 @@ class Reporter:
 
     def work(self, queue: "SimpleQueue[Mapping[str, float] | End]") -> None:
         """Brings the run in W&B up to the record and follows it to its end."""
-        with never_raising(self.folder):
+        try:
             self._report(queue)
+        except Exception as problem:
+            warn(self.folder, problem)
 
     def _report(self, queue: "SimpleQueue[Mapping[str, float] | End]") -> None:
         run = open_run(self.config, self.run_id, self.folder, self.facts, self.mode)
         logger.info("W&B: %s", run.url or run.settings.sync_dir)
-        end = End(None)
-        for entry in chain(self.earlier, iter(queue.get, None)):
-            if isinstance(entry, End):
-                end = entry
-                break
+        for row in self.earlier:
+            log_row(run, row)
+        while not isinstance(entry := queue.get(), End):
             log_row(run, entry)
-        if end.result is None:
+        if entry.result is None:
             run.finish(exit_code=1)
         else:
-            close_run(run, end.result)
+            close_run(run, entry.result)
 
 
 def open_tracker(config: RunConfig, *, run_id: str, folder: Path, facts: Mapping[str, Any]) -> Tracker:
@@ -126,20 +116,24 @@ def open_tracker(config: RunConfig, *, run_id: str, folder: Path, facts: Mapping
     mode = mode_of(config.tracking)
     if mode == "disabled" or time.monotonic() < _silent_until:
         return Tracker()
-    with never_raising(folder):
+    try:
         earlier = list(Record(folder).metrics())
-        return WandbTracker(Reporter(config, run_id, folder, facts, mode, earlier))
-    return Tracker()
+    except Exception as problem:
+        warn(folder, problem)
+        return Tracker()
+    return WandbTracker(Reporter(config, run_id, folder, facts, mode, earlier))
 
 
 def replay(record: Record, tracking: Tracking) -> None:
     """A run that has ended appears in W&B as if it had just been made."""
     if mode_of(tracking) == "disabled":
         return
-    with never_raising(record.path):
+    try:
         result = record.result or {}
         config = record.config.model_copy(update={"tracking": tracking})
         open_tracker(config, run_id=record.path.name, folder=record.path, facts=facts_of(result)).finish(result)
+    except Exception as problem:
+        warn(record.path, problem)
 
 
 def facts_of(result: Mapping[str, Any]) -> dict[str, Any]:
