@@ -124,8 +124,9 @@ class Loop:
         """Lets running trials write a checkpoint; a second Ctrl-C does not."""
         self.bar.say("stopping: running trials leave a checkpoint (Ctrl-C again: at once)")
         self.executor.stop()
+        begun = [future for future in self.running if not future.cancelled()]
         try:
-            wait(self.running)
+            wait(begun)
         except KeyboardInterrupt:
             self.executor.stop()
-            wait(self.running)
+            wait(begun)

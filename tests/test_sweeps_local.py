@@ -1,0 +1,167 @@
+"""The pool of worker processes, with a work function that does what each test asks of it."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hptransfer.config import RunConfig
+from hptransfer.sweeps.jobs import Job, Outcome
+from hptransfer.sweeps.local import LocalExecutor
+
+CONFIG = RunConfig.model_validate({"model": {"name": "mlp", "width": 8, "depth": 1}, "parametrization": {"name": "sp"}})
+
+
+def job(folder: Path) -> Job:
+    return Job(CONFIG, folder, 0)
+
+
+def say_pid(job: Job, interrupted: Callable[[], bool]) -> Outcome:
+    return Outcome("ended", str(os.getpid()))
+
+
+def die_once(job: Job, interrupted: Callable[[], bool]) -> Outcome:
+    mark = job.folder / "died"
+    if mark.exists():
+        return Outcome("ended", "second time")
+    mark.touch()
+    os.kill(os.getpid(), signal.SIGKILL)
+    raise AssertionError
+
+
+def die(job: Job, interrupted: Callable[[], bool]) -> Outcome:
+    with (job.folder / "tries").open("a") as file:
+        file.write("x")
+    os.kill(os.getpid(), signal.SIGKILL)
+    raise AssertionError
+
+
+def hang(job: Job, interrupted: Callable[[], bool]) -> Outcome:
+    (job.folder / f"{os.getpid()}.pid").touch()
+    while True:
+        time.sleep(1)
+
+
+def until_interrupted(job: Job, interrupted: Callable[[], bool]) -> Outcome:
+    (job.folder / f"{os.getpid()}.pid").touch()
+    while not interrupted():
+        time.sleep(0.01)
+    (job.folder / f"{os.getpid()}.saved").touch()
+    return Outcome("interrupted")
+
+
+@contextmanager
+def pool(workers: int, **options: Any) -> Iterator[LocalExecutor]:
+    executor = LocalExecutor(workers, **options)
+    try:
+        yield executor
+    finally:
+        executor.close()
+
+
+def wait_for(condition: Callable[[], Any], seconds: float = 30.0) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.02)
+
+
+def alive(pid: int) -> bool:
+    try:
+        return "zombie" not in Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return False
+
+
+def test_workers_stay_for_the_next_trial(tmp_path: Path) -> None:
+    with pool(2, work=say_pid) as executor:
+        outcomes = [future.result() for future in [executor.submit(job(tmp_path)) for _ in range(20)]]
+    pids = {outcome.message for outcome in outcomes}
+    assert {outcome.kind for outcome in outcomes} == {"ended"}
+    assert 1 <= len(pids) <= 2 and str(os.getpid()) not in pids
+
+
+def test_a_trial_is_tried_again_when_its_worker_dies(tmp_path: Path) -> None:
+    with pool(1, work=die_once) as executor:
+        assert executor.submit(job(tmp_path)).result() == Outcome("ended", "second time")
+
+
+def test_twice_is_enough_and_the_pool_goes_on(tmp_path: Path) -> None:
+    with pool(1, work=die) as executor:
+        outcomes = [executor.submit(job(tmp_path)).result() for _ in range(2)]
+    assert {outcome.kind for outcome in outcomes} == {"lost"}
+    assert outcomes[0].message == "its worker process died 2 times (signal 9, SIGKILL; out of memory?)"
+    assert (tmp_path / "tries").read_text() == "xxxx"
+
+
+def test_a_trial_that_hangs_is_ended(tmp_path: Path) -> None:
+    with pool(1, work=hang, timeout=0.5) as executor:
+        outcome = executor.submit(job(tmp_path)).result()
+    assert outcome == Outcome("lost", "took longer than 0.5 s and was ended")
+    (mark,) = tmp_path.glob("*.pid")
+    assert not alive(int(mark.stem))
+
+
+def test_stop_lets_trials_save_and_cancels_the_queue(tmp_path: Path) -> None:
+    with pool(2, work=until_interrupted) as executor:
+        futures = [executor.submit(job(tmp_path)) for _ in range(6)]
+        wait_for(lambda: len(list(tmp_path.glob("*.pid"))) == 2)
+        executor.stop()
+        assert [futures[i].result().kind for i in range(2)] == ["interrupted"] * 2
+        assert all(future.cancelled() for future in futures[2:])
+    assert len(list(tmp_path.glob("*.saved"))) == 2
+
+
+def test_a_second_stop_does_not_wait(tmp_path: Path) -> None:
+    with pool(1, work=hang) as executor:
+        future = executor.submit(job(tmp_path))
+        wait_for(lambda: list(tmp_path.glob("*.pid")))
+        executor.stop()
+        executor.stop()
+        assert future.result(timeout=10).kind == "interrupted"
+
+
+PARENT = """
+import sys
+from pathlib import Path
+sys.path.insert(0, {tests!r})
+from hptransfer.sweeps import local
+from test_sweeps_local import {work}, job
+if __name__ == "__main__":
+    executor = local.LocalExecutor(2, work={work})
+    for _ in range(4):
+        executor.submit(job(Path({folder!r})))
+"""
+
+
+@pytest.mark.parametrize("work", ["until_interrupted", "hang"])
+def test_no_orphan_survives_a_killed_parent(tmp_path: Path, work: str) -> None:
+    """A worker that looks up at all leaves at once, with a checkpoint; one that hangs is ended after the grace time."""
+    script = tmp_path / "parent.py"
+    script.write_text(PARENT.format(tests=str(Path(__file__).parent), work=work, folder=str(tmp_path)))
+    parent = subprocess.Popen([sys.executable, str(script)])
+    wait_for(lambda: len(list(tmp_path.glob("*.pid"))) == 2)
+    pids = [int(mark.stem) for mark in tmp_path.glob("*.pid")]
+    parent.kill()
+    parent.wait()
+    wait_for(lambda: not any(map(alive, pids)), seconds=20)
+    assert len(list(tmp_path.glob("*.saved"))) == (2 if work == "until_interrupted" else 0)
+    assert len(list(tmp_path.glob("*.pid"))) == 2, "a worker without a parent took another trial"
+
+
+def test_workers_own_one_thread_and_leave_the_environment_alone(tmp_path: Path) -> None:
+    before = dict(os.environ)
+    with pool(1, work=say_threads) as executor:
+        assert executor.submit(job(tmp_path)).result().message == "1"
+    assert dict(os.environ) == before
+
+
+def say_threads(job: Job, interrupted: Callable[[], bool]) -> Outcome:
+    return Outcome("ended", os.environ["OMP_NUM_THREADS"])

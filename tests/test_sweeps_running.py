@@ -1,0 +1,245 @@
+"""Whole sweeps with real training of tiny models: resumed, interrupted, killed, failing, two at once."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from hptransfer.errors import UserError
+from hptransfer.sweeps import expand, load_sweep, sweep
+
+BASE = """\
+model: {name: mlp, width: 16, depth: 1, window: 4}
+parametrization: {name: sp}
+data: {source: text, path: corpus, seq_len: 16}
+train: {tokens: 8192, batch_tokens: 256, eval_tokens: 512, checkpoint_seconds: 0.05, save_weights: false}
+"""
+LRS = [0.001, 0.003, 0.01, 0.03]
+
+
+def write_sweep(**parameters: Any) -> None:
+    command = ["hptransfer", "train", "base.yaml", "${args}"]
+    data = {"method": "grid", "command": command, "parameters": parameters}
+    Path("sweep.yaml").write_text(yaml.safe_dump(data))
+
+
+@pytest.fixture(autouse=True)
+def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("base.yaml").write_text(BASE)
+    Path("corpus").mkdir()
+    letters = random.Random(0)
+    for number in range(30):
+        text = " ".join(letters.choice(["ab", "bra", "ca", "da", "bra"]) for _ in range(200))
+        Path(f"corpus/{number}.txt").write_text(f"{number} {text}")
+    write_sweep(**{"optimizer.lr": {"values": LRS}})
+
+
+def results(runs: str = "runs") -> dict[str, dict[str, Any]]:
+    return {path.parent.name: json.loads(path.read_text()) for path in Path(runs).glob("*/result.json")}
+
+
+def inodes() -> dict[str, int]:
+    """Of every result: a result that is written again gets another."""
+    return {path.parent.name: path.stat().st_ino for path in Path("runs").glob("*/result.json")}
+
+
+def test_every_run_once_and_the_same_as_train() -> None:
+    from hptransfer.training import train
+
+    result = sweep("sweep.yaml", workers=2)
+    assert not result.failed and len(result.runs) == 4
+    found = results()
+    assert sorted(r["lr"] for r in found.values()) == LRS
+    alone = train(expand(load_sweep("sweep.yaml"))[2].config, "alone")
+    assert (alone.path / "metrics.jsonl").read_bytes() == Path("runs", alone.path.name, "metrics.jsonl").read_bytes()
+    assert alone.result is not None and alone.result["loss"] == found[alone.path.name]["loss"]
+
+    before = inodes()
+    again = sweep("sweep.yaml", workers=2)
+    assert inodes() == before
+    lines = again.to_text().splitlines()
+    assert lines[0].split() == ["optimizer.lr", "status", "loss", "seconds", "folder"]
+    losses = [float(line.split()[2]) for line in lines[1:5]]
+    assert losses == sorted(losses) and lines[-1] == "sweep: 4 done"
+
+
+def test_a_longer_sweep_runs_only_what_is_missing() -> None:
+    write_sweep(**{"optimizer.lr": {"values": LRS[:2]}})
+    sweep("sweep.yaml", workers=2)
+    before = inodes()
+    write_sweep(**{"optimizer.lr": {"values": [*LRS, 0.0010, "1e-3"]}})
+    assert len(sweep("sweep.yaml", workers=2).runs) == 4
+    assert before.items() <= inodes().items() and len(inodes()) == 4
+
+
+def test_dry_run_shows_the_cost_and_trains_nothing() -> None:
+    result = sweep("sweep.yaml", dry_run=True)
+    text = result.to_text()
+    assert "4 runs (0 done, 4 waiting)" in text and "time unknown" in text
+    assert not results()
+    from hptransfer.scaling import resolve
+
+    plan = resolve(result.runs[0].trial.config)
+    assert f"{4 * plan.flops:.2g} of {4 * plan.flops:.2g} FLOPs to do" in text
+    assert text.count(f"{plan.params:,}") == 4
+    write_sweep(**{"optimizer.lr": {"values": LRS[:1]}})
+    sweep("sweep.yaml", workers=1)
+    write_sweep(**{"optimizer.lr": {"values": LRS}})
+    after = sweep("sweep.yaml", dry_run=True, workers=3).to_text()
+    assert "4 runs (1 done, 3 waiting)" in after and " s with 3 workers" in after
+
+
+def test_a_failing_trial_is_recorded_and_does_not_stop_the_others() -> None:
+    write_sweep(train={"values": [{"seed": 1}, {"seed": 2, "device": "nowhere"}, {"seed": 3}]})
+    result = sweep("sweep.yaml", workers=2)
+    (failed,) = result.failed
+    assert len(results()) == 2
+    assert failed.record.failure is not None and failed.record.failure["attempts"] == 1
+    assert "nowhere" in failed.record.failure["message"]
+    assert "nowhere" in result.to_text() and "2 done, 1 failed" in result.to_text()
+
+    assert len(sweep("sweep.yaml", workers=2).failed) == 1
+    assert failed.record.failure["attempts"] == 1, "a failed run was run again without being asked for"
+    assert len(sweep("sweep.yaml", workers=2, retry_failed=True).failed) == 1
+    assert failed.record.failure["attempts"] == 2
+
+    write_sweep(train={"values": [{"seed": 1}, {"seed": 2}, {"seed": 3}]})
+    assert not sweep("sweep.yaml", workers=2, retry_failed=True).failed
+    assert len(results()) == 3
+
+
+def test_a_trial_that_takes_too_long_is_recorded() -> None:
+    write_sweep(**{"train.tokens": {"values": [256 * 10**6]}})
+    (failed,) = sweep("sweep.yaml", workers=1, timeout=2.0).failed
+    assert failed.record.failure == {"message": "took longer than 2 s and was ended", "attempts": 1}
+
+
+def test_nothing_starts_when_one_trial_is_not_valid() -> None:
+    write_sweep(**{"optimizer.lr": {"values": [0.1]}, "train.tokens": {"values": [4096, 100]}})
+    with pytest.raises(UserError, match=r"^sweep.yaml: parameters.train.tokens=100: .* is less than one step of"):
+        sweep("sweep.yaml")
+    assert not list(Path("runs").glob("*/config.yaml"))
+    write_sweep(**{"data.path": {"values": ["corpus", "corpse"]}})
+    with pytest.raises(UserError, match="corpse"):
+        sweep("sweep.yaml")
+
+
+def start(*options: str) -> "subprocess.Popen[str]":
+    """The sweep on the command line, in a process group of its own."""
+    command = [sys.executable, "-m", "hptransfer", "sweep", "sweep.yaml", "--workers", "2", *options]
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, start_new_session=True)
+
+
+def finish(process: "subprocess.Popen[str]") -> tuple[int, str, str]:
+    out, err = process.communicate(timeout=300)
+    return process.returncode, out, err
+
+
+def children(pid: int) -> list[int]:
+    found = []
+    for entry in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            after_name = entry.read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        if int(after_name[1]) == pid and after_name[0] != "Z":
+            found.append(int(entry.parent.name))
+    return found
+
+
+def workers_of(pid: int) -> list[int]:
+    """The fork server's children."""
+    return [worker for server in children(pid) for worker in children(server)]
+
+
+def wait_for(condition: Callable[[], Any], seconds: float = 120.0) -> Any:
+    end = time.monotonic() + seconds
+    while not (value := condition()):
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.02)
+    return value
+
+
+def group_is_empty(pid: int) -> bool:
+    """Whether no process of a process group is left."""
+    for entry in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            after_name = entry.read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        if int(after_name[2]) == pid and after_name[0] != "Z":
+            return False
+    return True
+
+
+def test_ctrl_c_leaves_checkpoints_and_the_same_command_continues() -> None:
+    write_sweep(**{"optimizer.lr": {"values": LRS}, "train.tokens": {"value": 256 * 300}})
+    process = start()
+    wait_for(lambda: list(Path("runs").glob("*/checkpoint.pt")))
+    os.killpg(process.pid, signal.SIGINT)
+    code, _, err = finish(process)
+    assert code == 130 and "continue" in err and "Traceback" not in err
+    wait_for(lambda: group_is_empty(process.pid), 20)
+    assert list(Path("runs").glob("*/checkpoint.pt")) and not list(Path("runs").glob("*/failure.json"))
+    code, out, err = finish(start())
+    assert code == 0 and not err, (out, err)
+    assert len(results()) == 4 and not list(Path("runs").glob("*/checkpoint.pt"))
+
+
+def test_two_sweeps_on_one_folder_share_the_work() -> None:
+    write_sweep(**{"optimizer.lr": {"values": [0.001 * 1.3**i for i in range(10)]}})
+    seen: dict[str, int] = {}
+    both = [start(), start()]
+    while any(process.poll() is None for process in both):
+        for name, inode in inodes().items():
+            assert seen.setdefault(name, inode) == inode, "a finished run was run again"
+        time.sleep(0.02)
+    for process in both:
+        code, out, err = finish(process)
+        assert code == 0 and not err and "10 done" in out, (out, err)
+    assert inodes() == seen and len(seen) == 10
+
+
+@pytest.mark.slow
+def test_killed_at_random_moments_no_run_is_lost_or_doubled() -> None:
+    """kill -9 of a worker, of the parent, of both; then the same command. Every metric as in a sweep left alone."""
+    write_sweep(
+        **{"optimizer.lr": {"values": [0.001 * 1.3**i for i in range(12)]}, "train.tokens": {"value": 256 * 150}}
+    )
+    chance = random.Random(int(os.environ.get("KILL_SEED", "0")))
+    seen: dict[str, int] = {}
+    for number in range(int(os.environ.get("KILL_ROUNDS", "5"))):
+        process = start()
+        workers = wait_for(lambda pid=process.pid: len(found := workers_of(pid)) == 2 and found)
+        time.sleep(chance.uniform(0, 2))
+        victims = [[chance.choice(workers)], [process.pid], [process.pid, *workers]][number % 3]
+        for victim in victims:
+            try:
+                os.kill(victim, signal.SIGKILL)
+            except ProcessLookupError:
+                continue
+        time.sleep(chance.uniform(0, 2))
+        process.kill()
+        finish(process)
+        for name, inode in inodes().items():
+            assert seen.setdefault(name, inode) == inode, "a finished run was run again"
+    code, out, err = finish(start())
+    assert code == 0 and not err, (out, err)
+    assert "12 done" in out and seen.items() <= inodes().items()
+    assert len({r["lr"] for r in results().values()}) == len(results()) == 12
+
+    sweep("sweep.yaml", runs="alone", workers=2)
+    for name, result in results("alone").items():
+        assert result["loss"] == results()[name]["loss"]
+        assert Path("alone", name, "metrics.jsonl").read_bytes() == Path("runs", name, "metrics.jsonl").read_bytes()
