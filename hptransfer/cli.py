@@ -84,12 +84,12 @@ def predict(args: argparse.Namespace) -> int:
     """Recommend lr, batch and weight decay at a size, with intervals."""
     from hptransfer.laws import Laws
     from hptransfer.records import to_json
-    from hptransfer.target import predict_for, size_of
+    from hptransfer.target import predict_for, size_of, to_text
 
     laws = Laws.load(args.laws)
     size = size_of(args.config, args.overrides, args.params, args.tokens)
     prediction = predict_for(laws, size, args.batch_tokens)
-    print(to_json(prediction.to_json(), indent=2) if args.json else prediction.to_text())
+    print(to_json(prediction.to_json(), indent=2) if args.json else to_text(prediction))
     return 0
 
 

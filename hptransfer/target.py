@@ -1,0 +1,187 @@
+"""Laws + a target's config -> the same config with everything that must move filled in, each line with its reason."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from hptransfer.config import RunConfig, load_config, to_yaml
+from hptransfer.errors import UserError
+from hptransfer.laws import Estimate, Laws, Prediction
+from hptransfer.records import recipe
+from hptransfer.tables import table, text
+
+NOT_TRANSFERABLE = ("parametrization", "base_width", "base_depth", "model", "optimizer")
+"""Parts of a recipe that give lr another meaning: laws do not cross them."""
+
+
+@dataclass(frozen=True)
+class Size:
+    """Where a prediction is asked for; width and depth where they are known, and the recipe where a config says it."""
+
+    params: float
+    """Non-embedding."""
+    tokens: float
+    width: float | None = None
+    depth: float | None = None
+    recipe: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """A target's config with the tuned values in it."""
+
+    config: RunConfig
+    prediction: Prediction
+    moved: Mapping[str, Any]
+    """New values by key path."""
+    reasons: Mapping[str, str]
+    """Why, for every key that was set (moved or confirmed)."""
+    warnings: tuple[str, ...]
+
+    def to_yaml(self) -> str:
+        """The config as a file: the prediction and its warnings above it, its reason behind every tuned line."""
+        loss = self.prediction.loss
+        expected = f"Expected loss {interval(loss)} nats per token." if loss else "No loss is predicted."
+        head = [f"Tuned by hptransfer transfer. {expected}", *(f"Warning: {warning}" for warning in self.warnings)]
+        plain = self.config.to_dict()
+        return "".join(f"# {line}\n" for line in head) + to_yaml(plain, self.reasons)
+
+    def to_text(self) -> str:
+        """The tuned values as a table."""
+        return table([{"key": key, "value": self.moved[key], "reason": self.reasons[key]} for key in self.moved])
+
+
+def transfer(laws: Laws, target: RunConfig, batch_tokens: float | None = None) -> Tuned:
+    """The target's config with lr, batch and weight decay from the laws, and beta2 and eps moved with the batch.
+
+    `batch_tokens` fixes the batch: lr is then the best one at that batch. UserError where the laws do not hold for
+    the target (another parametrization, optimizer or base shape).
+    """
+    size = size_of_config(target)
+    prediction = predict_for(laws, size, batch_tokens)
+    batch = _whole_batch(prediction.batch_tokens.value, target.data.seq_len)
+    prediction = predict_for(laws, size, batch)
+    moved, reasons = _from_laws(prediction, batch)
+    _with_batch(laws, target, batch, moved, reasons)
+    reasons["schedule.warmup"] = "a fraction of the run, as in the runs: it grows with the run"
+    sections: dict[str, dict[str, Any]] = {}
+    for path, value in moved.items():
+        section, key = path.split(".")
+        sections.setdefault(section, {})[key] = value
+    return Tuned(target.updated(**sections), prediction, moved, reasons, prediction.warnings)
+
+
+def _from_laws(prediction: Prediction, batch: int) -> tuple[dict[str, Any], dict[str, str]]:
+    """lr, batch and weight decay."""
+    moved: dict[str, Any] = {"optimizer.lr": prediction.lr.value, "train.batch_tokens": batch}
+    reasons = {
+        "optimizer.lr": _swept(prediction.lr, "least expected regret; "),
+        "train.batch_tokens": _swept(prediction.batch_tokens, "whole sequences; "),
+    }
+    if (decay := prediction.weight_decay) is not None:
+        moved["optimizer.weight_decay"] = decay.value
+        reasons["optimizer.weight_decay"] = _swept(decay, "AdamW timescale; ")
+    return moved, reasons
+
+
+def _with_batch(laws: Laws, target: RunConfig, batch: int, moved: dict[str, Any], reasons: dict[str, str]) -> None:
+    """beta2 and eps for a batch outside of the range of the runs; inside of it the laws know their effect.
+
+    beta2 keeps its half-life in tokens (Marek et al., arXiv:2507.07101: beta2' = beta2^(B'/B)); eps follows the size
+    of the gradient noise (Malladi et al., arXiv:2205.10287, the square-root rule for Adam: eps' = eps / sqrt(B'/B)).
+    """
+    optimizer = target.optimizer
+    if optimizer.name != "adamw":
+        return
+    low = min(one.cell.lowest_batch for one in laws.cells)
+    high = max(one.cell.highest_batch for one in laws.cells)
+    nearest = min(max(batch, low), high)
+    ratio = batch / nearest
+    same = f"the batch is one that the runs cover ({low:g} to {high:g} tokens)"
+    beta1, beta2 = optimizer.betas
+    moved["optimizer.betas"] = [beta1, beta2**ratio if ratio != 1 else beta2]
+    moved["optimizer.eps"] = optimizer.eps / ratio**0.5
+    changed = f"for a batch of {ratio:.3g} times the nearest in the runs"
+    reasons["optimizer.betas"] = same if ratio == 1 else f"beta2 keeps its half-life in tokens, {changed}"
+    reasons["optimizer.eps"] = same if ratio == 1 else f"over the square root, {changed}"
+
+
+def _swept(estimate: Estimate, rule: str) -> str:
+    """Why a value is what it is: the law and its interval, or that there was nothing to learn from."""
+    if estimate.low is None:
+        return "not swept: as in the runs"
+    return f"{rule}95 % {interval(estimate)}, fitted optimum {text(estimate.optimum)}"
+
+
+def interval(estimate: Estimate) -> str:
+    """low to high, or the value alone where there is no interval."""
+    if estimate.low is None or estimate.high is None:
+        return text(estimate.value)
+    return f"{estimate.low:.4g} to {estimate.high:.4g}"
+
+
+def _whole_batch(batch_tokens: float, seq_len: int) -> int:
+    """The nearest whole number of sequences."""
+    return max(1, round(batch_tokens / seq_len)) * seq_len
+
+
+def size_of_config(config: RunConfig) -> Size:
+    """The size of a run config's model and budget."""
+    from hptransfer.scaling import resolve
+
+    plan = resolve(config)
+    return Size(plan.params, plan.tokens, config.model.width, config.model.depth, recipe(plan.config))
+
+
+def size_of(config: str | None, overrides: Sequence[str], params: float | None, tokens: float | None) -> Size:
+    """The size that the command line gives: --config, or --params and --tokens."""
+    if config is not None and params is None and tokens is None:
+        return size_of_config(load_config(config, overrides))
+    if config is None and params and tokens and params > 0 and tokens > 0:
+        return Size(params, tokens)
+    raise UserError("predict: give either --config CONFIG, or --params N and --tokens D, both positive")
+
+
+def predict_for(laws: Laws, size: Size, batch_tokens: float | None = None) -> Prediction:
+    """The recommendation at a size, and what of the target's recipe differs from the runs' among its warnings."""
+    differences = [] if size.recipe is None else check_recipe(laws, size.recipe)
+    prediction = laws.predict(
+        params=size.params, tokens=size.tokens, width=size.width, depth=size.depth, batch_tokens=batch_tokens
+    )
+    return replace(prediction, warnings=(*prediction.warnings, *differences))
+
+
+def check_recipe(laws: Laws, wanted: Mapping[str, str | float]) -> list[str]:
+    """One line for each difference that the laws may survive; UserError for those that they can't."""
+    wanted = dict(wanted)
+    known = str(laws.recipe.get("data", ""))
+    if known.partition(":")[0] == wanted.get("data"):
+        wanted["data"] = known  # a config says which source, only the runs say which content
+    lines = laws.differences({key: value for key, value in wanted.items() if key in laws.recipe})
+    if fatal := [line for line in lines if line.partition(":")[0] in NOT_TRANSFERABLE]:
+        raise UserError("\n".join(f"the laws do not hold for this target: {line}" for line in fatal))
+    return [f"the target differs from the runs: {line}" for line in lines]
+
+
+def to_text(prediction: Prediction) -> str:
+    """A recommendation for the terminal."""
+    estimates = {
+        "lr": prediction.lr,
+        "batch_tokens": prediction.batch_tokens,
+        "weight_decay": prediction.weight_decay,
+        "loss": prediction.loss,
+    }
+    lines = [
+        {"": name, "use": e.value, "95 % from": e.low, "to": e.high, "fitted optimum": e.optimum}
+        for name, e in estimates.items()
+        if e is not None
+    ]
+    beyond = ", ".join(f"{name} {value:.2f}" for name, value in prediction.decades_beyond_data.items())
+    reach = "inside" if prediction.in_range else "OUTSIDE of"
+    return "\n".join(
+        [
+            table(lines),
+            f"decades beyond the data: {beyond}; {reach} what leaving out the largest size has validated",
+            *(f"warning: {warning}" for warning in prediction.warnings),
+        ]
+    )
