@@ -18,6 +18,7 @@ from hptransfer.data import Data, Progress, open_data
 from hptransfer.divergence import Watch
 from hptransfer.errors import UserError
 from hptransfer.files import make_folder, replacing, write_atomic
+from hptransfer.interrupts import held
 from hptransfer.records import Metrics, Record
 from hptransfer.scaling import Plan, build, build_optimizer, resolve
 from hptransfer.schedules import factor, progress
@@ -104,6 +105,7 @@ class Trainer:
         self.step = 0
         self.seconds = 0.0
         self.status = "finished"
+        self.between_steps = True
 
     @property
     def checkpoint_path(self) -> Path:
@@ -118,18 +120,23 @@ class Trainer:
             self.plan.config, run_id=self.record.path.name, folder=self.record.path, facts=self._facts()
         )
         try:
-            self._loop(on_step)
-            self._finish()
+            with held() as release:
+                self._loop(on_step, release)
+                self._finish()
         except KeyboardInterrupt:
-            self._save()
+            if self.between_steps:
+                self._save()
             raise
         finally:
             self.metrics.close()
 
-    def _loop(self, on_step: OnStep | None) -> None:
+    def _loop(self, on_step: OnStep | None, release: Callable[[], None]) -> None:
         self.started = saved = time.monotonic()
         while self.step < self.plan.steps and self.status == "finished":
+            self.between_steps = False
             loss, lr = self._train_step()
+            self.between_steps = True
+            release()
             if self.status == "finished" and on_step is not None:
                 tokens = self.step * self.plan.batch_tokens
                 if on_step(Step(self.step, self.plan.steps, tokens, loss, lr)) is False:

@@ -1,0 +1,121 @@
+"""Laws + target -> tuned config: what moves, by which rule, and what is refused."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+
+import pytest
+from tiny import plain
+
+from hptransfer.config import RunConfig
+from hptransfer.errors import UserError
+from hptransfer.laws import Laws, fit
+from hptransfer.loading import parse_yaml
+from hptransfer.records import Row, recipe
+from hptransfer.target import size_of, transfer
+
+LRS = [2.0**exponent for exponent in range(-9, -3)]
+BEST = 2.0**-6
+
+
+def target(**sections: dict[str, object]) -> RunConfig:
+    return RunConfig.model_validate(plain(**{"model": {"width": 64, "depth": 8}, **sections}))
+
+
+def rows(batches: Sequence[float] = (64.0,), **changes: object) -> list[Row]:
+    """Two cells with the same optimum whatever the batch: an exact parabola in ln lr, steeper than any noise."""
+    known = {**recipe(target(), "0123456789"), **changes}
+    return [
+        Row(
+            params=12.0 * width**2 * depth,
+            tokens=768.0,
+            lr=lr,
+            batch_tokens=batch,
+            loss=2.0 + 0.1 * math.log(lr / BEST) ** 2 + 10 / width,
+            weight_decay=0.1,
+            lr_hidden=lr,
+            weight_decay_hidden=0.1,
+            width=width,
+            depth=depth,
+            recipe=known,
+            source=f"{width}/{lr}/{batch}",
+        )
+        for width, depth in ((16, 2), (32, 4))
+        for lr in LRS
+        for batch in batches
+    ]
+
+
+@pytest.fixture(scope="module")
+def laws() -> Laws:
+    return fit(rows())
+
+
+def test_the_optimum_stays_where_the_proxies_have_it(laws: Laws) -> None:
+    tuned = transfer(laws, target())
+    assert tuned.config.optimizer.lr == pytest.approx(BEST, rel=0.1)
+    assert tuned.config.train.batch_tokens == 64
+    assert tuned.config.optimizer.weight_decay == 0.1
+    assert tuned.config.model == target().model
+
+
+def test_the_yaml_reads_back_to_the_config_with_a_reason_behind_every_tuned_line(laws: Laws) -> None:
+    tuned = transfer(laws, target())
+    text = tuned.to_yaml()
+    assert RunConfig.model_validate(parse_yaml(text, "tuned")) == tuned.config
+    for path in tuned.moved:
+        key = path.rpartition(".")[2]
+        (line,) = [line for line in text.splitlines() if line.strip().startswith(f"{key}:")]
+        assert tuned.reasons[path] in line
+
+
+def test_beta2_and_eps_move_with_a_batch_outside_of_the_runs(laws: Laws) -> None:
+    config = transfer(laws, target(), batch_tokens=256).config
+    assert config.train.batch_tokens == 256
+    assert config.optimizer.betas == (0.9, pytest.approx(0.95**4))
+    assert config.optimizer.eps == pytest.approx(1e-8 / 2)
+
+
+def test_inside_of_the_runs_batches_beta2_and_eps_stay() -> None:
+    config = transfer(fit(rows(batches=(32.0, 64.0, 128.0, 256.0))), target(), batch_tokens=128).config
+    assert (config.optimizer.betas, config.optimizer.eps) == ((0.9, 0.95), 1e-8)
+
+
+@pytest.mark.parametrize(
+    ("section", "change"),
+    [
+        ("parametrization", {"name": "mup"}),
+        ("parametrization", {"base_width": 32}),
+        ("optimizer", {"name": "sgd", "lr": 0.1}),
+    ],
+)
+def test_laws_do_not_cross_what_gives_lr_another_meaning(laws: Laws, section: str, change: dict[str, object]) -> None:
+    with pytest.raises(UserError, match=next(iter(change)).replace("name", section)):
+        transfer(laws, target(**{section: change}))
+
+
+def test_other_differences_are_named_in_the_warnings_and_in_the_file(laws: Laws) -> None:
+    tuned = transfer(laws, target(schedule={"name": "cosine"}, data={"seq_len": 32}))
+    assert any("schedule" in warning for warning in tuned.warnings)
+    assert any("seq_len" in warning for warning in tuned.warnings)
+    assert all(warning in tuned.to_yaml() for warning in tuned.warnings)
+
+
+def test_a_batch_is_whole_sequences(laws: Laws) -> None:
+    batch = transfer(laws, target(), batch_tokens=70.0).config.train.batch_tokens
+    assert batch == 64
+
+
+@pytest.mark.parametrize(
+    "given", [(None, None, None), ("x.yaml", 1e6, None), (None, 1e6, None), (None, -1e6, 1e7), (None, 1e6, 0.0)]
+)
+def test_a_size_is_a_config_or_params_and_tokens(given: tuple[str | None, float | None, float | None]) -> None:
+    config, params, tokens = given
+    with pytest.raises(UserError, match="give either"):
+        size_of(config, [], params, tokens)
+
+
+def test_a_diverged_sweep_says_so() -> None:
+    gone = [replace(row, status="diverged", loss=math.nan) for row in rows()]
+    with pytest.raises(UserError, match="nothing to fit"):
+        fit(gone)
