@@ -13,75 +13,29 @@ from typing import Any
 
 import pytest
 from fake_wandb import API_KEY, FakeWandb, serve
+from wandb_runs import FACTS, RESULT, clean_session, config, make_record, row, serving
 
-from hptransfer.config import RunConfig, to_yaml
-from hptransfer.records import Record, find_records, write_json
+from hptransfer.config import RunConfig
+from hptransfer.records import Record, find_records
 from hptransfer.sections import Tracking
 from hptransfer.tracking import Tracker, open_tracker, replay, session, tracker
 from hptransfer.tracking.log_file import ends_well, payloads, records
 
-FACTS = {"params": 98304, "params_total": 131072, "steps": 8, "lr_hidden": 0.001}
-RESULT: dict[str, Any] = {
-    "status": "finished",
-    "loss": 1.5,
-    "params": 98304,
-    "tokens": 8192,
-    "lr": 0.004,
-    "batch_tokens": 1024,
-    "optimizer": "adamw",
-}
-
 
 @pytest.fixture(autouse=True)
-def clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
-    """No W&B settings of the machine's user, and a W&B session of each test's own."""
-    for name in [name for name in os.environ if name.startswith("WANDB_")]:
-        monkeypatch.delenv(name)
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    monkeypatch.setattr(tracker, "_silent_until", 0.0)
-    yield
-    if wandb := sys.modules.get("wandb"):
-        wandb.teardown()
+def session_of_its_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+    yield from clean_session(monkeypatch, tmp_path)
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeWandb]:
+    yield from serving(monkeypatch)
 
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """For servers that are not there."""
     monkeypatch.setattr(session, "PATIENCE", 2.0)
-
-
-@pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeWandb]:
-    with serve() as fake:
-        for name, value in fake.environment.items():
-            monkeypatch.setenv(name, value)
-        yield fake
-
-
-def config(**tracking: Any) -> RunConfig:
-    return RunConfig.model_validate(
-        {
-            "model": {"width": 64, "depth": 2},
-            "parametrization": {"base_width": 64, "base_depth": 2},
-            "tracking": tracking,
-        }
-    )
-
-
-def row(step: int, **more: float) -> dict[str, float]:
-    return {"step": step, "tokens": 1024 * step, "flops": 1e6 * step, "loss": 4 / step, "lr": 0.004, **more}
-
-
-def make_record(runs: Path, steps: int, settings: RunConfig, result: dict[str, Any] | None = None) -> Record:
-    """A run record as training leaves it."""
-    record = Record(runs / "0123456789abcdef")
-    record.path.mkdir(parents=True, exist_ok=True)
-    (record.path / "config.yaml").write_text(to_yaml(settings.to_dict()))
-    lines = [json.dumps(row(step)) + "\n" for step in range(1, steps + 1)]
-    (record.path / "metrics.jsonl").write_text("".join(lines))
-    if result:
-        write_json(record.path / "result.json", result)
-    return record
 
 
 def follow(record: Record, settings: RunConfig, steps: range, result: dict[str, Any] | None = RESULT) -> Tracker:

@@ -20,6 +20,21 @@ Mode = Literal["disabled", "offline", "online"]
 AXES = ("step", "tokens", "flops")
 """Logged under these names, so that any chart can be drawn against any of them."""
 
+FACTS = (
+    "params",
+    "params_total",
+    "tokens",
+    "batch_tokens",
+    "lr",
+    "weight_decay",
+    "lr_hidden",
+    "weight_decay_hidden",
+    "width",
+    "depth",
+    "seed",
+)
+"""Of a result: what the plan knew."""
+
 PATIENCE = 20.0
 """Seconds that a server gets to accept a run, and as many to take the rest of it at the end."""
 
@@ -67,7 +82,7 @@ def quiet_wandb(mode: Mode = "online") -> Any:
     """The wandb module, silent; ConnectionError where it is to be online and nobody is logged in (nothing is asked)."""
     import wandb
 
-    wandb.setup(settings=wandb.Settings(silent=True))
+    wandb.setup(settings=wandb.Settings(silent=True, mode=mode))
     if mode == "online" and wandb.run is None and not wandb.login(prompt=False, verify=False):
         raise ConnectionError("no API key: `wandb login` or WANDB_API_KEY")
     return wandb
@@ -95,6 +110,11 @@ def _reaches_disk(path: Path) -> bool:
     while not (done := ends_well(path)) and time.monotonic() < end:
         time.sleep(0.02)
     return done
+
+
+def facts_of(result: Mapping[str, Any]) -> dict[str, Any]:
+    """The numbers of a result that were known before the run."""
+    return {name: result[name] for name in FACTS if name in result}
 
 
 def _key(name: str) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 from hptransfer.config import RunConfig
 from hptransfer.records import Record
 from hptransfer.sections import Tracking
-from hptransfer.tracking.session import PATIENCE, Mode, close_run, log_row, mode_of, open_run
+from hptransfer.tracking.session import PATIENCE, Mode, close_run, facts_of, log_row, mode_of, open_run
 
 logger = logging.getLogger(__name__)
 
@@ -134,10 +134,3 @@ def replay(record: Record, tracking: Tracking) -> None:
         open_tracker(config, run_id=record.path.name, folder=record.path, facts=facts_of(result)).finish(result)
     except Exception as problem:
         warn(record.path, problem)
-
-
-def facts_of(result: Mapping[str, Any]) -> dict[str, Any]:
-    """The numbers of a result that its plan knew."""
-    names = ("params", "params_total", "tokens", "batch_tokens", "lr", "weight_decay", "lr_hidden")
-    more = ("weight_decay_hidden", "width", "depth", "seed")
-    return {name: result[name] for name in (*names, *more) if name in result}

@@ -1,0 +1,73 @@
+"""What the tests of tracking share: run records as training leaves them, and a W&B session of each test's own."""
+
+import json
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fake_wandb import FakeWandb, serve
+
+from hptransfer.config import RunConfig, to_yaml
+from hptransfer.records import Record, write_json
+from hptransfer.tracking import tracker
+
+FACTS = {"params": 98304, "params_total": 131072, "steps": 8, "lr_hidden": 0.001}
+RESULT: dict[str, Any] = {
+    "status": "finished",
+    "loss": 1.5,
+    "params": 98304,
+    "tokens": 8192,
+    "lr": 0.004,
+    "batch_tokens": 1024,
+    "optimizer": "adamw",
+}
+
+
+def clean_session(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+    """No W&B settings of the machine's user, and nothing left of the session afterwards."""
+    for name in [name for name in os.environ if name.startswith("WANDB_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setattr(tracker, "_silent_until", 0.0)
+    yield
+    if wandb := sys.modules.get("wandb"):
+        wandb.teardown()
+
+
+def serving(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeWandb]:
+    """A server that the environment points at."""
+    with serve() as fake:
+        for name, value in fake.environment.items():
+            monkeypatch.setenv(name, value)
+        yield fake
+
+
+def config(**tracking: Any) -> RunConfig:
+    return RunConfig.model_validate(
+        {
+            "model": {"width": 64, "depth": 2},
+            "parametrization": {"base_width": 64, "base_depth": 2},
+            "tracking": tracking,
+        }
+    )
+
+
+def row(step: int, **more: float) -> dict[str, float]:
+    return {"step": step, "tokens": 1024 * step, "flops": 1e6 * step, "loss": 4 / step, "lr": 0.004, **more}
+
+
+def make_record(
+    runs: Path, steps: int, settings: RunConfig, result: dict[str, Any] | None = None, name: str = "0123456789abcdef"
+) -> Record:
+    """A run record as training leaves it."""
+    record = Record(runs / name)
+    record.path.mkdir(parents=True, exist_ok=True)
+    (record.path / "config.yaml").write_text(to_yaml(settings.to_dict()))
+    lines = [json.dumps(row(step)) + "\n" for step in range(1, steps + 1)]
+    (record.path / "metrics.jsonl").write_text("".join(lines))
+    if result:
+        write_json(record.path / "result.json", result)
+    return record
