@@ -10,7 +10,8 @@ import yaml
 from jsonschema import Draft7Validator
 
 from hptransfer.errors import UserError
-from hptransfer.sweeps import expand, load_sweep
+from hptransfer.sweeps import Sweep, Trial, load_sweep, sampler_of
+from hptransfer.sweeps import expand as expand_with
 from hptransfer.sweeps.space import Overrides
 
 ROOT = Path(__file__).parent.parent
@@ -39,6 +40,10 @@ def write(**changes: Any) -> str:
     data = {key: value for key, value in {**SWEEP, **changes}.items() if value is not None}
     Path("sweep.yaml").write_text(yaml.safe_dump(data, sort_keys=False))
     return "sweep.yaml"
+
+
+def expand(sweep: Sweep, seed: int = 0, design: str = "random") -> list[Trial]:
+    return expand_with(sweep, sampler_of(sweep.config, seed, design))
 
 
 def points(seed: int = 0, **changes: Any) -> list[Overrides]:

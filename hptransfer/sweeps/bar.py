@@ -1,11 +1,9 @@
 """The live display of a sweep: FLOPs done, runs by state, time left. Silent where nobody watches."""
 
-from collections.abc import Sequence
-
 from tqdm import tqdm
 
-from hptransfer.sweeps.status import progress
-from hptransfer.sweeps.trials import Run
+from hptransfer.sweeps.search import Search
+from hptransfer.sweeps.status import expected_flops, progress
 
 FORMAT = "{desc}: {percentage:3.0f}%|{bar}| {postfix} [{elapsed}<{remaining}]"
 
@@ -13,12 +11,12 @@ FORMAT = "{desc}: {percentage:3.0f}%|{bar}| {postfix} [{elapsed}<{remaining}]"
 class Bar:
     """A progress bar over FLOPs, since runs differ in size. `show` is False, or True for where stderr is a terminal."""
 
-    def __init__(self, name: str, runs: Sequence[Run], show: bool) -> None:
-        self.runs = runs
-        now = progress(runs)
+    def __init__(self, search: Search, show: bool) -> None:
+        self.search = search
+        now = progress(search.runs)
         self._bar = tqdm(
-            desc=name,
-            total=now.flops,
+            desc=search.file.name,
+            total=expected_flops(search, now),
             initial=now.flops_done,
             bar_format=FORMAT,
             disable=None if show else True,
@@ -29,7 +27,8 @@ class Bar:
     def refresh(self) -> None:
         """Looks at the records and shows what they say."""
         if not self._bar.disable:
-            now = progress(self.runs)
+            now = progress(self.search.runs)
+            self._bar.total = expected_flops(self.search, now)
             self._bar.set_postfix_str(str(now), refresh=False)
             self._bar.update(max(0.0, now.flops_done - self._bar.n))
             self._bar.refresh()

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal, Protocol
 from hptransfer.config import RunConfig
 from hptransfer.errors import UserError
 from hptransfer.records import Record
+from hptransfer.sweeps.early import EarlyStop, Watch
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
@@ -28,6 +29,7 @@ class Job:
     """Of the run record."""
     attempts: int
     """Failures known when the job was made: one more means that another process has tried and failed since."""
+    early: EarlyStop | None = None
 
 
 @dataclass(frozen=True)
@@ -76,13 +78,15 @@ def run_job(job: Job, interrupted: Callable[[], bool] = never) -> Outcome:
     if failure is not None and attempts(Record(job.folder)) > job.attempts:
         return Outcome("failed", failure["message"])
     looked = 0.0
+    watch = Watch(job.early, job.folder) if job.early else None
 
-    def on_step(step: "Step") -> None:
+    def on_step(step: "Step") -> bool:
         nonlocal looked
         if time.monotonic() - looked >= LOOK_EVERY:
             looked = time.monotonic()
             if interrupted():
                 raise KeyboardInterrupt
+        return watch is None or watch.goes_on(step)
 
     try:
         train(job.config, job.folder.parent, on_step)

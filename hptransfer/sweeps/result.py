@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from hptransfer.sweeps.status import progress, seconds_left, state
+from hptransfer.sweeps.search import Search
+from hptransfer.sweeps.status import expected_flops, progress, seconds_left, state
 from hptransfer.sweeps.trials import Run
 
 
@@ -14,14 +15,16 @@ from hptransfer.sweeps.trials import Run
 class SweepResult:
     """The runs of a sweep and how it went. States and losses are read from the records when they are asked for."""
 
-    name: str
-    runs: Sequence[Run]
-    folder: Path
-    """Of the runs."""
+    search: Search
     workers: int
     dry_run: bool = False
     failures: dict[Path, str] = field(default_factory=dict)
     """Messages, by run folder, of the runs that failed this time."""
+
+    @property
+    def runs(self) -> list[Run]:
+        """Every run of the sweep."""
+        return self.search.runs
 
     @property
     def failed(self) -> list[Run]:
@@ -41,7 +44,7 @@ class SweepResult:
             [[*(show(row.run.trial.overrides[key]) for key in keys), *row.cells()] for row in rows],
         )
         failed = [f"{row.run.record.path}: {row.message}" for row in rows if row.status == "failed"]
-        return "\n".join([*lines, *failed, f"{self.name}: {progress(self.runs)}"])
+        return "\n".join([*lines, *failed, self.summary()])
 
     def plan(self) -> str:
         """Every run with its size and its cost, and the cost of all that is still to do."""
@@ -60,16 +63,19 @@ class SweepResult:
                 for run in self.runs
             ],
         )
-        return "\n".join([*lines, f"{self.name}: {self.summary()}"])
+        return "\n".join([*lines, self.summary()])
 
     def summary(self) -> str:
-        """Counts by state, FLOPs to do, and the time that they take where there are runs to tell it from."""
-        now = progress(self.runs)
-        seconds = seconds_left(self.runs, self.folder, self.workers)
+        """Counts by state; where something is left to do, its FLOPs, and its time if past runs tell."""
+        now, unknown = progress(self.runs), max(0, self.search.left)
+        total = expected_flops(self.search, now)
+        counts = f"{self.search.file.name}: {now}" + (f", {unknown} to be proposed" if unknown else "")
+        if total <= now.flops_done and not unknown:
+            return counts
+        seconds = seconds_left(self.search, self.workers)
         time = "time unknown before the first run" if seconds is None else f"about {duration(seconds)}"
         workers = f"{self.workers} worker{'s' if self.workers > 1 else ''}"
-        todo = f"{now.flops - now.flops_done:.2g} of {now.flops:.2g} FLOPs to do, {time} with {workers}"
-        return f"{len(self.runs)} runs ({now}), {todo}"
+        return f"{counts}; {total - now.flops_done:.2g} of {total:.2g} FLOPs to do, {time} with {workers}"
 
     def _row(self, run: Run) -> "_Row":
         result, failure = run.record.result, run.record.failure
@@ -96,7 +102,8 @@ class _Row:
 
 def varied(runs: Sequence[Run]) -> list[str]:
     """The parameters that differ between runs."""
-    values = {key: {show(run.trial.overrides[key]) for run in runs} for key in runs[0].trial.overrides}
+    keys = runs[0].trial.overrides if runs else {}
+    values = {key: {show(run.trial.overrides[key]) for run in runs} for key in keys}
     return [key for key, found in values.items() if len(found) > 1]
 
 

@@ -8,13 +8,17 @@ from contextlib import closing
 from pathlib import Path
 
 from hptransfer import tracking
+from hptransfer.errors import UserError
 from hptransfer.records import write_json
 from hptransfer.sweeps.bar import Bar
-from hptransfer.sweeps.config import load_sweep
+from hptransfer.sweeps.config import Sweep, load_sweep
+from hptransfer.sweeps.early import EarlyStop, rungs_of
 from hptransfer.sweeps.jobs import Executor, Job, Outcome, attempts
 from hptransfer.sweeps.local import LocalExecutor
 from hptransfer.sweeps.result import SweepResult
-from hptransfer.sweeps.trials import Run, expand, resolve_runs
+from hptransfer.sweeps.samplers import sampler_of
+from hptransfer.sweeps.search import Search
+from hptransfer.sweeps.trials import Run
 
 REFRESH = 0.5
 """Seconds between two looks at the records for the progress bar."""
@@ -30,6 +34,7 @@ def sweep(
     seed: int = 0,
     dry_run: bool = False,
     retry_failed: bool = False,
+    design: str = "random",
     timeout: float | None = None,
     show_progress: bool = True,
 ) -> SweepResult:
@@ -39,20 +44,33 @@ def sweep(
     UserError before anything starts where the file, or one of its trials, is not valid. KeyboardInterrupt (Ctrl-C)
     comes through once every running trial has left a checkpoint: the same call continues.
     """
-    file, folder = load_sweep(path), Path(runs)
+    search = open_search(path, runs, seed, design)
     workers = workers or available_cores()
-    planned = resolve_runs(file, expand(file, seed), folder)
-    result = SweepResult(file.name, planned, folder, workers, dry_run)
+    result = SweepResult(search, workers, dry_run)
     if dry_run:
         return result
-    replay(planned)
-    if todo := [run for run in planned if wants_running(run, retry_failed)]:
+    replay(search.runs)
+    todo = [run for run in search.runs if wants_running(run, retry_failed)]
+    if count := len(todo) + search.left:
         with (
-            closing(LocalExecutor(min(workers, len(todo)), timeout)) as executor,
-            closing(Bar(file.name, planned, show_progress)) as bar,
+            closing(LocalExecutor(min(workers, count), timeout)) as executor,
+            closing(Bar(search, show_progress)) as bar,
         ):
-            Loop(executor, bar, result.failures).run(todo)
+            Loop(search, executor, bar, result.failures).run(todo)
     return result
+
+
+def status(
+    path: Path | str, runs: Path | str = "runs", workers: int | None = None, seed: int = 0, design: str = "random"
+) -> SweepResult:
+    """Where a sweep stands, whoever runs it: its table, with what failed and why, and the time that is left."""
+    return SweepResult(open_search(path, runs, seed, design), workers or available_cores())
+
+
+def open_search(path: Path | str, runs: Path | str, seed: int, design: str) -> Search:
+    """The runs of a sweep file."""
+    file = load_sweep(path)
+    return Search(file, Path(runs), sampler_of(file.config, seed, design))
 
 
 def available_cores() -> int:
@@ -72,11 +90,20 @@ def replay(runs: Sequence[Run]) -> None:
             tracking.replay(run.record, run.trial.config.tracking)
 
 
+def early_stop(file: Sweep, run: Run) -> EarlyStop | None:
+    """The rule for one run: compared with the sweep's runs of its size and budget."""
+    rule = file.config.early_terminate
+    if rule is None:
+        return None
+    group = f"{file.name}, {run.params} params, {run.tokens} tokens"
+    return EarlyStop(rungs_of(rule, run.trial.config.schedule.warmup), rule.eta, group)
+
+
 class Loop:
     """Hands runs out and takes outcomes in, until all are settled."""
 
-    def __init__(self, executor: Executor, bar: Bar, failures: dict[Path, str]) -> None:
-        self.executor, self.bar, self.failures = executor, bar, failures
+    def __init__(self, search: Search, executor: Executor, bar: Bar, failures: dict[Path, str]) -> None:
+        self.search, self.executor, self.bar, self.failures = search, executor, bar, failures
         self.running: dict[Future[Outcome], Run] = {}
         self.busy_elsewhere: list[tuple[float, Run]] = []
 
@@ -86,22 +113,30 @@ class Loop:
             for run in sorted(todo, key=lambda run: -run.flops):
                 self.submit(run)
             self.settle_all()
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, UserError):
             self.leave_off()
             raise
 
     def submit(self, run: Run) -> None:
         """Hands a run to the executor."""
-        job = Job(run.trial.config, run.record.path, attempts(run.record))
+        early = early_stop(self.search.file, run)
+        job = Job(run.trial.config, run.record.path, attempts(run.record), early)
         self.running[self.executor.submit(job)] = run
 
     def settle_all(self) -> None:
         """Waits for every run."""
+        self.propose()
         while self.running or self.busy_elsewhere:
             for future in wait(self.running, REFRESH, FIRST_COMPLETED).done:
                 self.settle(self.running.pop(future), future.result())
             self.ask_again()
+            self.propose()
             self.bar.refresh()
+
+    def propose(self) -> None:
+        """Keeps every worker busy with what the search proposes."""
+        for run in self.search.more(self.executor.slots - len(self.running)):
+            self.submit(run)
 
     def settle(self, run: Run, outcome: Outcome) -> None:
         """Takes in how an attempt ended."""

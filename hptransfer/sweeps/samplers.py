@@ -9,14 +9,17 @@ from typing import Protocol
 from hptransfer.sweeps.config import SweepConfig
 from hptransfer.sweeps.space import Overrides, at, grid
 
+DESIGNS = ("random", "qmc")
+"""Of a random sweep: independent draws, or a quasi-random sequence, which leaves no holes."""
+
 
 @dataclass(frozen=True)
 class Tried:
-    """A point that was proposed before, and the loss that was found there: None while it is not known, inf where
-    training diverged."""
+    """A point that was proposed before, and what came of it."""
 
     overrides: Overrides
     loss: float | None
+    """None while it is not known, inf where training diverged or failed."""
 
 
 class Sampler(Protocol):
@@ -37,16 +40,28 @@ class Listed:
         return list(self.points[len(tried) :][:n])
 
 
-def draws(config: SweepConfig, seed: int) -> Iterator[Overrides]:
-    """Independent draws without end. A larger run_cap adds draws and leaves the first ones as they were."""
-    generator = random.Random(seed)
-    space = config.space
-    while True:
-        yield at(space, [generator.random() for _ in space])
-
-
-def sampler_of(config: SweepConfig, seed: int) -> Sampler:
-    """The sampler that a sweep's method names."""
+def sampler_of(config: SweepConfig, seed: int, design: str = "random") -> Sampler:
+    """The sampler that a sweep's method names; the first points of a random sweep do not depend on its run_cap."""
     if config.method == "grid":
         return Listed(grid(config.space)[: config.run_cap])
-    return Listed(list(islice(draws(config, seed), config.run_cap)))
+    if config.method == "bayes":
+        from hptransfer.sweeps.bayes import Bayes
+
+        return Bayes(config.space, seed)
+    cubes = {"random": _independent, "qmc": _quasi_random}[design](len(config.space), seed)
+    return Listed([at(config.space, cube) for cube in islice(cubes, config.run_cap)])
+
+
+def _independent(dimensions: int, seed: int) -> Iterator[list[float]]:
+    generator = random.Random(seed)
+    while True:
+        yield [generator.random() for _ in range(dimensions)]
+
+
+def _quasi_random(dimensions: int, seed: int) -> Iterator[list[float]]:
+    """A scrambled Sobol sequence."""
+    import torch
+
+    sequence = torch.quasirandom.SobolEngine(dimensions, scramble=True, seed=seed)  # type: ignore[no-untyped-call]
+    while True:
+        yield sequence.draw(dtype=torch.float64)[0].tolist()

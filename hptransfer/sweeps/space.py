@@ -215,3 +215,22 @@ def grid(space: Mapping[str, Parameter]) -> list[Overrides]:
     """Every combination; the last parameter changes fastest."""
     points = [parameter.points or [] for parameter in space.values()]
     return [dict(zip(space, combination, strict=True)) for combination in product(*points)]
+
+
+def share(parameter: Parameter, value: float) -> float | None:
+    """The inverse of `quantile`: the middle of all u that give `value`; None where none does."""
+    low = _first(lambda u: parameter.quantile(u) >= value)
+    high = _first(lambda u: parameter.quantile(u) > value)
+    middle = (low + high) / 2
+    return middle if middle < 1 and math.isclose(parameter.quantile(middle), value, rel_tol=1e-9) else None
+
+
+def _first(reached: Callable[[float], bool]) -> float:
+    """The least u in [0, 1) from which on a rising condition holds, by bisection; 1 where it never does."""
+    low, high = 0.0, 1.0
+    if reached(low):
+        return low
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (low, middle) if reached(middle) else (middle, high)
+    return high

@@ -3,13 +3,14 @@
 import json
 import math
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
 from hptransfer.records import STATUSES, Record, find_records
+from hptransfer.sweeps.search import Search
 from hptransfer.sweeps.trials import Run
 
 TAIL = 4096
@@ -98,7 +99,12 @@ def seconds_per_flop(folder: Path) -> float | None:
     return math.fsum(result.get("seconds") or 0.0 for result in results) / flops if flops else None
 
 
-def seconds_left(runs: Sequence[Run], folder: Path, workers: int) -> float | None:
+def expected_flops(search: Search, now: Progress) -> float:
+    """Of the runs that are known and those still to be proposed, which are taken to be like the known ones."""
+    return now.flops * (1 + max(0, search.left) / max(1, len(search.runs)))
+
+
+def seconds_left(search: Search, workers: int) -> float | None:
     """Estimated time for what is not done, from the speed of the runs that are; None where none is."""
-    rate, now = seconds_per_flop(folder), progress(runs)
-    return None if rate is None else rate * (now.flops - now.flops_done) / workers
+    rate, now = seconds_per_flop(search.folder), progress(search.runs)
+    return None if rate is None else rate * (expected_flops(search, now) - now.flops_done) / workers

@@ -11,7 +11,7 @@ from hptransfer.config import RunConfig, load_config
 from hptransfer.errors import UserError
 from hptransfer.records import Record, identity, to_json
 from hptransfer.sweeps.config import Sweep
-from hptransfer.sweeps.samplers import sampler_of
+from hptransfer.sweeps.samplers import Sampler
 from hptransfer.sweeps.space import Overrides
 
 
@@ -23,9 +23,9 @@ class Trial:
     config: RunConfig
 
 
-def expand(sweep: Sweep, seed: int = 0) -> list[Trial]:
+def expand(sweep: Sweep, sampler: Sampler) -> list[Trial]:
     """Every trial of a sweep whose points are known beforehand; UserError for the first one that is not valid."""
-    trials = [trial_at(sweep, point) for point in sampler_of(sweep.config, seed).propose([], None)]
+    trials = [trial_at(sweep, point) for point in sampler.propose([], None)]
     if not trials:
         raise UserError(f"{sweep.path}: parameters: there is nothing to run")
     return trials
