@@ -161,7 +161,11 @@ def parser() -> argparse.ArgumentParser:
 
     verb(train, config, runs, overrides=True)
     verb(explain, config, as_json, overrides=True)
-    verb(table, ("name", {}), ("optimizer", {"nargs": "?", "default": "adam", "help": "adam (default) or sgd"}))
+    verb(
+        table,
+        ("name", {}),
+        ("optimizer", {"nargs": "?", "help": "adamw, sgd or muon (default: the first it has rows for)"}),
+    )
     verb(
         sweep,
         ("sweep", {"help": "sweep file (YAML, as W&B's)"}),

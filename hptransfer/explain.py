@@ -16,6 +16,7 @@ def to_text(plan: Plan) -> str:
             "lr": tensor.lr,
             "eps": tensor.eps,
             "weight_decay": tensor.weight_decay,
+            "optimizer": tensor.optimizer,
         }
         for tensor in plan.tensors
     ]

@@ -16,8 +16,16 @@ from torch import nn
 from hptransfer.config import DEFAULT_TOKENS_PER_PARAM, RunConfig
 from hptransfer.cost import Cost, cost_per_sequence
 from hptransfer.errors import UserError, did_you_mean
-from hptransfer.optimizers import OPTIMIZERS, moments
-from hptransfer.parametrization import SCHEMES, Multipliers, Ratios, attention_scale, most_specific, rule
+from hptransfer.optimizers import GROUPS, Together, make, quoted
+from hptransfer.parametrization import (
+    FAMILIES,
+    SCHEMES,
+    Multipliers,
+    Ratios,
+    attention_scale,
+    most_specific,
+    rule,
+)
 from hptransfer.shapes import Shape
 
 NOT_COUNTED = ("embedding.token", "embedding.position", "readout")
@@ -38,6 +46,7 @@ class TensorPlan:
     eps: float
     weight_decay: float
     betas: tuple[float, ...]
+    optimizer: str
 
     @property
     def size(self) -> int:
@@ -102,7 +111,7 @@ class Plan:
     @property
     def memory(self) -> int:
         """Estimated bytes at peak: weights, gradients, optimizer state (float32), activations of one micro-batch."""
-        copies = 4 if OPTIMIZERS[self.config.optimizer.name].family == "adam" else 3
+        copies = 4 if self.config.optimizer.name == "adamw" else 3
         return 4 * copies * self.params_total + self.cost.activation_bytes * self.micro_batch
 
     @property
@@ -134,6 +143,7 @@ def resolve(config: RunConfig) -> Plan:
     params = sum(size for name, size in sizes.items() if not roles[name].startswith(NOT_COUNTED))
     config = config.updated(
         model=_fixed_head(config),
+        parametrization={"init_std": config.parametrization.base_std},
         train={"batch_tokens": config.batch_tokens, "tokens": _budget(config, params), "tokens_per_param": None},
     )
     ratios = _run_ratios(config)
@@ -179,20 +189,19 @@ def initialise(model: nn.Module, plan: Plan) -> None:
 
 def param_groups(model: nn.Module, plan: Plan) -> list[dict[str, Any]]:
     """Groups for torch.optim: tensors with equal numbers share one; `names` and `peak_lr` say what is in it."""
-    kind = OPTIMIZERS[plan.config.optimizer.name]
     parameters = dict(model.named_parameters())
     groups: dict[str, dict[str, Any]] = {}
     for tensor in plan.tensors:
-        numbers = kind.group(tensor)
-        group = groups.setdefault(repr(numbers), {**numbers, "params": [], "names": [], "peak_lr": tensor.lr})
+        numbers = {"optimizer": tensor.optimizer, **GROUPS[tensor.optimizer](tensor)}
+        group = groups.setdefault(repr(numbers), {**numbers, "params": [], "names": [], "peak_lr": numbers["lr"]})
         group["params"].append(parameters[tensor.name])
         group["names"].append(tensor.name)
     return list(groups.values())
 
 
-def build_optimizer(model: nn.Module, plan: Plan) -> torch.optim.Optimizer:
+def build_optimizer(model: nn.Module, plan: Plan) -> Together:
     """The plan's optimizer over the model's parameters."""
-    return OPTIMIZERS[plan.config.optimizer.name].build(param_groups(model, plan))
+    return make(param_groups(model, plan))
 
 
 def assign_roles(names: list[str], patterns: Mapping[str, str], model: str) -> dict[str, str]:
@@ -229,13 +238,14 @@ def _tensor_plans(
 def _tensor_plan(config: RunConfig, name: str, shape: tuple[int, ...], role: str, ratios: Ratios) -> TensorPlan:
     """The numbers of one tensor: the value quoted at the base shape, times the role's rule, times the user's factor."""
     parametrization, optimizer = config.parametrization, config.optimizer
-    row = rule(parametrization.name, OPTIMIZERS[optimizer.name].family, role)
+    row = rule(parametrization.name, FAMILIES[optimizer.name], role)
     alpha = parametrization.depth_exponent
-    betas, eps = moments(optimizer)
+    by = row.optimizer or optimizer.name
+    lr, betas, eps = quoted(optimizer, by)
     vector = role.startswith("vector")
     init_factor = most_specific(parametrization.init_multipliers, role)
     lr_factor = most_specific(parametrization.lr_multipliers, role)
-    init_std = parametrization.init_std * row.init(ratios, alpha) * (1.0 if init_factor is None else init_factor)
+    init_std = parametrization.base_std * row.init(ratios, alpha) * (1.0 if init_factor is None else init_factor)
     decayed = parametrization.decay_vectors or not vector
     return TensorPlan(
         name=name,
@@ -244,10 +254,11 @@ def _tensor_plan(config: RunConfig, name: str, shape: tuple[int, ...], role: str
         init_mean=0.0 if not vector or name.endswith("bias") else 1.0,
         init_std=0.0 if vector else init_std,
         multiplier=row.multiplier(ratios, alpha),
-        lr=optimizer.lr * row.lr(ratios, alpha) * (1.0 if lr_factor is None else lr_factor),
+        lr=lr * row.lr(ratios, alpha) * (1.0 if lr_factor is None else lr_factor),
         eps=eps * (row.eps(ratios, alpha) if parametrization.scale_eps else 1.0),
         weight_decay=optimizer.weight_decay * row.weight_decay(ratios, alpha) if decayed else 0.0,
         betas=tuple(scaled_beta(beta, row.betas(ratios, alpha)) for beta in betas),
+        optimizer=by,
     )
 
 
@@ -263,13 +274,16 @@ def ratios_of(role: str, shape: tuple[int, ...], base: tuple[int, ...], run: Rat
     tensor is (out, in, ...) as torch stores it.
     """
     growth = [size / base_size for size, base_size in zip(shape, base, strict=True)]
+    sizes = replace(run.absolute or Ratios(), fan_out=shape[0], fan_in=prod(shape[1:]))
     match role.split(".")[0]:
         case "readout":
-            return replace(run, fan_in=prod(growth))
+            return replace(run, fan_in=prod(growth), absolute=sizes)
         case "hidden":
-            return replace(run, fan_out=growth[0], fan_in=prod(growth[1:]))
+            return replace(run, fan_out=growth[0], fan_in=prod(growth[1:]), absolute=sizes)
+        case "embedding":  # a table of rows: (positions or tokens, width)
+            return replace(run, fan_out=prod(growth), absolute=replace(sizes, fan_in=shape[0], fan_out=shape[-1]))
         case _:
-            return replace(run, fan_out=prod(growth))
+            return replace(run, fan_out=prod(growth), absolute=sizes)
 
 
 def _check_role_keys(config: RunConfig, roles: set[str]) -> None:
@@ -302,6 +316,7 @@ def _run_ratios(config: RunConfig) -> Ratios:
         depth=config.model.depth / (base.base_depth or config.model.depth),
         batch=config.batch_tokens / (base.base_batch_tokens or config.batch_tokens),
         tokens=train.tokens / (base.base_tokens or train.tokens),
+        absolute=Ratios(depth=config.model.depth, batch=config.batch_tokens, tokens=train.tokens),
     )
 
 
@@ -314,11 +329,11 @@ def _fixed_head(config: RunConfig) -> dict[str, Any]:
 
 def _attention(config: RunConfig) -> float:
     """The factor on the attention logits; 1 for a model without attention heads."""
-    shape, base = config.shape, config.base_shape
-    if not hasattr(shape, "head_dim"):
+    if not hasattr(config.shape, "head_dim"):
         return 1.0
-    known = config.parametrization.base_width is not None
-    return attention_scale(config.parametrization.name, shape.head_dim, base.head_dim if known else shape.head_dim)
+    scheme, head_dim = SCHEMES[config.parametrization.name], config.shape.head_dim
+    base = config.base_shape.head_dim if scheme.needs else head_dim if scheme.attention == 0.5 else 1
+    return attention_scale(config.parametrization.name, head_dim, base)
 
 
 def _module(name: str) -> ModuleType:

@@ -157,8 +157,8 @@ class Parametrization(Section):
     """Tokens of the run at which the hyperparameters are quoted. Needed by completedp."""
     base_batch_tokens: Count | None = None
     """Tokens per step at which the hyperparameters are quoted. Needed by completedp."""
-    init_std: Positive = 0.02
-    """Standard deviation of the initial weights at the base shape."""
+    init_std: Positive | None = None
+    """Standard deviation of the initial weights at the base shape. Default: 0.02; 1 where the scheme has its own."""
     multipliers: Factors = Factors()
     lr_multipliers: RoleFactors = {}
     """Factors on lr by role, e.g. {embedding: 4}; the longest matching prefix of a role wins."""
@@ -191,6 +191,11 @@ class Parametrization(Section):
         return self
 
     @property
+    def base_std(self) -> float:
+        """init_std with its default."""
+        return SCHEMES[self.name].init_std if self.init_std is None else self.init_std
+
+    @property
     def depth_exponent(self) -> float:
         """α as applied."""
         return SCHEMES[self.name].alpha[1] if self.alpha is None else self.alpha
@@ -215,6 +220,21 @@ class SGD(Section):
     """Peak lr at the base shape."""
     weight_decay: NonNegative = 0.0
     momentum: Beta = 0.9
+
+
+class Muon(Section):
+    """torch.optim.Muon for hidden matrices, updates scaled by sqrt(fan_out / fan_in); AdamW for the rest."""
+
+    name: Literal["muon"] = "muon"
+    lr: Positive = 0.02
+    """Peak lr of the hidden matrices."""
+    adamw_lr: Positive = 0.004
+    """Peak lr of the other tensors at the base shape; it keeps its ratio to lr through the schedule."""
+    weight_decay: NonNegative = 0.1
+    momentum: Beta = 0.95
+    betas: Annotated[tuple[Beta, Beta], Field(strict=False)] = (0.9, 0.95)
+    """Of AdamW."""
+    eps: Positive = 1e-8
 
 
 class Linear(Section):
@@ -382,7 +402,7 @@ ModelConfig = Annotated[
     _tag("name", "gpt"),
 ]
 OptimizerConfig = Annotated[
-    Annotated[AdamW, Tag("adamw")] | Annotated[SGD, Tag("sgd")],
+    Annotated[AdamW, Tag("adamw")] | Annotated[SGD, Tag("sgd")] | Annotated[Muon, Tag("muon")],
     _tag("name", "adamw"),
 ]
 ScheduleConfig = Annotated[

@@ -1,0 +1,148 @@
+"""The parametrizations, row by row, with the exponents of the sources that they name. Ratios are per tensor."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from hptransfer.rules import Power, Rule, Scheme
+
+IN, OUT = Power(fan_in=1), Power(fan_out=1)
+PER_IN, PER_OUT = Power(fan_in=-1), Power(fan_out=-1)
+BRANCH_LR = {"adam": Power(depth=-1, alpha=1), "sgd": Power(depth=-1, alpha=2)}
+BRANCH_EPS = Power(alpha=-1)
+
+SP: dict[str, Rule] = {"embedding": Rule(), "hidden": Rule(), "readout": Rule(), "vector": Rule()}
+
+MUP: dict[str, dict[str, Rule]] = {
+    "adam": {
+        "embedding": Rule(eps=PER_OUT),
+        "hidden": Rule(init=Power(fan_in=-1 / 2), lr=PER_IN, eps=PER_OUT, weight_decay=IN),
+        "readout": Rule(multiplier=PER_IN, eps=PER_IN),
+        "vector": Rule(eps=PER_OUT),
+    },
+    "sgd": {
+        "embedding": Rule(lr=OUT, weight_decay=PER_OUT),
+        "hidden": Rule(init=Power(fan_in=-1 / 2), lr=OUT * PER_IN, weight_decay=IN * PER_OUT),
+        "readout": Rule(multiplier=PER_IN, lr=IN, weight_decay=PER_IN),
+        "vector": Rule(lr=OUT, weight_decay=PER_OUT),
+    },
+}
+
+
+def _inside_branches(rule: Rule, family: str) -> Rule:
+    """The rule of a tensor inside a residual branch that is scaled by m_L^-α: its gradient shrinks as m_L^-α."""
+    eps = rule.eps * BRANCH_EPS if family == "adam" else rule.eps
+    return replace(rule, lr=rule.lr * BRANCH_LR[family], eps=eps)
+
+
+def _with_depth(rules: Mapping[str, Mapping[str, Rule]]) -> dict[str, dict[str, Rule]]:
+    """Depth rules added to width rules: roles inside residual branches change, `.outer` keeps the width rule."""
+    return {
+        family: {
+            **rows,
+            **{kind: _inside_branches(rows[kind], family) for kind in ("hidden", "vector")},
+            **{f"{kind}.outer": rows[kind] for kind in ("hidden", "vector")},
+        }
+        for family, rows in rules.items()
+    }
+
+
+def _with_run(rule: Rule) -> Rule:
+    """Batch and duration added to a rule for Adam: steps grow as m_D / m_B, and lr * weight_decay * steps stays."""
+    shorter, longer = Power(batch=1 / 2, tokens=-1 / 2), Power(batch=-1 / 2, tokens=1 / 2)
+    return replace(
+        rule,
+        lr=rule.lr * shorter,
+        eps=rule.eps * longer,
+        weight_decay=rule.weight_decay * shorter,
+        betas=rule.betas * Power(batch=1, tokens=-1),
+    )
+
+
+SP_FAN_IN: dict[str, Rule] = {
+    **SP,
+    "hidden": Rule(init=Power(fan_in=-1 / 2, absolute=True)),
+    "readout": Rule(init=Power(fan_in=-1 / 2, absolute=True)),
+}
+
+# The absorbed form of u-muP's multipliers (abc symmetry under Adam: a multiplier A moves into init and lr).
+UMUP: dict[str, Rule] = {
+    "embedding": Rule(lr=Power(fan_out=-1 / 2, absolute=True), weight_decay=Power(fan_out=1 / 2, absolute=True)),
+    "hidden": Rule(
+        init=Power(fan_in=-1 / 2, absolute=True),
+        lr=Power(fan_in=-1, depth=-1 / 2, absolute=True),
+        weight_decay=Power(fan_in=1, depth=1 / 2, absolute=True),
+    ),
+    "hidden.outer": Rule(
+        init=Power(fan_in=-1 / 2, absolute=True),
+        lr=Power(fan_in=-1, absolute=True),
+        weight_decay=Power(fan_in=1, absolute=True),
+    ),
+    "readout": Rule(multiplier=Power(fan_in=-1, absolute=True)),
+    "vector": Rule(lr=Power(depth=-1 / 2, absolute=True), weight_decay=Power(depth=1 / 2, absolute=True)),
+    "vector.outer": Rule(),
+}
+
+MUON_SCALE = Power(fan_out=1 / 2, fan_in=-1 / 2, absolute=True)
+SPECTRAL: dict[str, Rule] = {
+    **{role: replace(rule, optimizer="adamw") for role, rule in _with_depth(MUP)["adam"].items()},
+    "hidden": Rule(init=Power(fan_in=-1 / 2), lr=MUON_SCALE, eps=Power(fan_in=1 / 2, fan_out=-1 / 2, alpha=-1)),
+    "hidden.outer": Rule(init=Power(fan_in=-1 / 2), lr=MUON_SCALE, eps=Power(fan_in=1 / 2, fan_out=-1 / 2)),
+}
+
+COMPLETED_P: dict[str, Rule] = {
+    **_with_depth(MUP)["adam"],
+    "vector.outer": Rule(),  # its table's row "output weights, biases, norms"
+    "vector.qk_gain": _inside_branches(Rule(), "adam"),  # one gain shared over heads: its gradient does not shrink
+}
+
+SCHEMES: dict[str, Scheme] = {
+    "sp": Scheme(
+        source="standard parametrization, one constant init_std for all matrices (as in GPT-2, without its 1/sqrt(2L))",
+        rules={"adam": SP, "sgd": SP},
+        attention=0.5,
+        needs=(),
+    ),
+    "sp_fan_in": Scheme(
+        source="standard parametrization as PyTorch has it: init std 1/sqrt(fan_in), embeddings N(0, 1)",
+        rules={"adam": SP_FAN_IN, "sgd": SP_FAN_IN},
+        attention=0.5,
+        needs=(),
+        init_std=1.0,
+    ),
+    "mup": Scheme(
+        source="Tensor Programs V (arXiv:2203.03466), its tie-able form; eps as Complete(d)P (arXiv:2512.22382)",
+        rules=MUP,
+    ),
+    "depth_mup": Scheme(
+        source="Tensor Programs VI (arXiv:2310.02244): mup with α = 1/2",
+        rules=_with_depth(MUP),
+        residual=Power(alpha=-1),
+        alpha=(0.5, 0.5),
+    ),
+    "completep": Scheme(
+        source="CompleteP (arXiv:2505.01618), Table 1; SGD m_L^(2α-1) as Bordelon et al. (arXiv:2405.15712), Table 1",
+        rules=_with_depth(MUP),
+        residual=Power(alpha=-1),
+        alpha=(0.5, 1.0),
+    ),
+    "completedp": Scheme(
+        source="Complete(d)P (arXiv:2512.22382), Table 1, its readout in the multiplier form",
+        rules={"adam": {role: _with_run(rule) for role, rule in COMPLETED_P.items()}},
+        residual=Power(alpha=-1),
+        alpha=(0.5, 1.0),
+        needs=("base_width", "base_depth", "base_tokens", "base_batch_tokens"),
+    ),
+    "umup": Scheme(
+        source="u-muP (arXiv:2407.17465), its multipliers absorbed, without its scaled backward pass; no base shape",
+        rules={"adam": UMUP},
+        residual=Power(depth=-1 / 2, absolute=True),
+        needs=(),
+        init_std=1.0,
+    ),
+    "spectral": Scheme(
+        source="the spectral condition (arXiv:2310.17813) for Muon; depth and eps as Qiu et al. (arXiv:2512.05620)",
+        rules={"muon": SPECTRAL},
+        residual=Power(alpha=-1),
+        alpha=(1.0, 1.0),
+    ),
+}
