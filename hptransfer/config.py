@@ -116,15 +116,22 @@ def run_schema() -> str:
         "type": "string",
         "description": "A config file that this one is laid over.",
     }
-    _drop(schema, "required")
-    return json.dumps(schema, indent=2) + "\n"
+    return json.dumps(_as_json_schema(schema), indent=2) + "\n"
 
 
-def _drop(node: Any, key: str) -> None:
+JSON_SCHEMA = {
+    "oneOf": "anyOf",
+    "ge": "minimum",
+    "gt": "exclusiveMinimum",
+    "le": "maximum",
+    "lt": "exclusiveMaximum",
+}
+"""pydantic's words and the schema's: {lr: 0.1} may stand for more than one optimizer, and a bound behind a validator of
+ours keeps its Python name."""
+
+
+def _as_json_schema(node: Any) -> Any:
+    """The schema in JSON Schema's own words, without `required`."""
     if isinstance(node, dict):
-        node.pop(key, None)
-        for inner in node.values():
-            _drop(inner, key)
-    elif isinstance(node, list):
-        for inner in node:
-            _drop(inner, key)
+        return {JSON_SCHEMA.get(key, key): _as_json_schema(inner) for key, inner in node.items() if key != "required"}
+    return [_as_json_schema(inner) for inner in node] if isinstance(node, list) else node

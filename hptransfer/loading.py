@@ -20,7 +20,7 @@ Model = TypeVar("Model", bound=BaseModel)
 
 
 class _Loader(yaml.SafeLoader):
-    """A safe loader that refuses a key written twice instead of keeping the last."""
+    """A safe loader that refuses a key written twice instead of keeping the last, and a node that holds itself."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[object] = set()
@@ -35,6 +35,19 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
+def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
+    return loader.construct_mapping(node, deep=True)
+
+
+def _sequence(loader: _Loader, node: yaml.SequenceNode) -> list[Any]:
+    return loader.construct_sequence(node, deep=True)
+
+
+# At once and in depth: PyYAML's own constructors make the children later, which lets an alias close a circle.
+_Loader.add_constructor("tag:yaml.org,2002:map", _mapping)
+_Loader.add_constructor("tag:yaml.org,2002:seq", _sequence)
+
+
 @dataclass
 class Source:
     """A mapping and, for each of its leaves (dotted path), the file or override that set it."""
@@ -42,6 +55,8 @@ class Source:
     name: str
     data: dict[str, Any]
     origins: dict[str, str] = field(default_factory=dict)
+    nulls: list[str] = field(default_factory=list)
+    """Keys that were taken back to their default; a key that there is none of is an error all the same."""
     exclusive: Mapping[str, str] = field(default_factory=dict)
     """Keys that say the same thing in two ways: where a later layer gives one, an earlier layer's other is dropped."""
 
@@ -75,7 +90,7 @@ def parse_yaml(text: str, name: str) -> Any:
         mark = problem.problem_mark
         where = f"{name}:{mark.line + 1}:{mark.column + 1}" if mark else name
         raise UserError(f"{where}: not valid YAML: {problem.problem}") from None
-    except (yaml.YAMLError, RecursionError) as problem:
+    except (yaml.YAMLError, ValueError, RecursionError) as problem:  # ValueError: 2020-99-99 is no date
         raise UserError(f"{name}: not valid YAML: {str(problem).splitlines()[0]}") from None
 
 
@@ -107,7 +122,7 @@ def _extended(path: Path, below: tuple[Path, ...], exclusive: Mapping[str, str])
     parent = data.pop("extends", None)
     if parent is not None and not isinstance(parent, str):
         raise UserError(f"{path}: extends: expected a file name, got {parent!r}")
-    source = _extended(path.parent / parent, chain, exclusive) if parent else Source(str(path), {}, {}, exclusive)
+    source = _extended(path.parent / parent, chain, exclusive) if parent else Source(str(path), {}, exclusive=exclusive)
     source.name = str(path)
     _merge(source, data, str(path))
     return source
@@ -130,6 +145,7 @@ def _merge(source: Source, update: Mapping[str, Any], origin: str) -> None:
             source.origins[path] = origin
             if value is None:
                 target.pop(key, None)
+                source.nulls.append(path)
                 continue
             target[key] = value
             other = source.exclusive.get(path)
@@ -141,11 +157,27 @@ def _merge(source: Source, update: Mapping[str, Any], origin: str) -> None:
 
 def validate(model: type[Model], source: Source) -> Model:
     """The typed config; UserError with one line per problem."""
+    lines = list(_unknown_nulls(model, source))
     try:
-        return model.model_validate(source.data)
+        valid = model.model_validate(source.data)
     except ValidationError as problem:
-        lines = [line for error in problem.errors(include_url=False) for line in _lines(model, source, error)]
-        raise UserError("\n".join(dict.fromkeys(lines))) from None
+        lines += [line for error in problem.errors(include_url=False) for line in _lines(model, source, error)]
+    if lines:
+        raise UserError("\n".join(dict.fromkeys(lines)))
+    return valid
+
+
+def _unknown_nulls(model: type[BaseModel], source: Source) -> Iterator[str]:
+    """A line for every key that was given as null and does not exist: a misspelling is one whatever its value."""
+    for path in source.nulls:
+        *section, key = path.split(".")
+        known, allowed = _fields_at(model, section)
+        if allowed and key not in known:
+            yield f"{source.origin(path)}: {path}: {_unknown_key(key, None, allowed)}"
+
+
+def _unknown_key(key: str, value: Any, allowed: list[str]) -> str:
+    return f"unknown key (= {_short(value)}){did_you_mean(key, allowed) or '; allowed: ' + ', '.join(allowed)}"
 
 
 def _lines(model: type[BaseModel], source: Source, error: ErrorDetails) -> list[str]:
@@ -158,14 +190,14 @@ def _lines(model: type[BaseModel], source: Source, error: ErrorDetails) -> list[
 
 def _line(model: type[BaseModel], source: Source, error: ErrorDetails) -> str:
     """One pydantic error as one line."""
-    location = _without_tags(source.data, error["loc"])
+    names_a_key = error["type"] in ("missing", "extra_forbidden")
+    location = _without_tags(source.data, error["loc"], names_a_key)
     path = ".".join(map(str, location))
     known, allowed = _fields_at(model, error["loc"][:-1])
     value = error.get("input")
     match error["type"]:
         case "extra_forbidden":
-            hint = did_you_mean(str(location[-1]), allowed)
-            text = f"unknown key (= {_short(value)}){hint or '; allowed: ' + ', '.join(allowed)}"
+            text = _unknown_key(str(location[-1]), value, allowed)
         case "missing":
             about = known[str(location[-1])].description if str(location[-1]) in known else None
             text = "missing" + (f": {about}" if about else "")
@@ -178,6 +210,8 @@ def _line(model: type[BaseModel], source: Source, error: ErrorDetails) -> str:
         case "literal_error":
             names = re.findall(r"'([^']*)'", str(error.get("ctx", {}).get("expected", "")))
             text = f"got {_short(value)}; allowed: {', '.join(names)}{did_you_mean(str(value), names)}"
+        case "model_type":
+            text = f"expected a mapping of keys, got {_short(value)}"
         case "value_error":
             text = error["msg"].removeprefix("Value error, ")
         case _:
@@ -186,14 +220,14 @@ def _line(model: type[BaseModel], source: Source, error: ErrorDetails) -> str:
     return f"{source.origin(path)}: {subject}{text}"
 
 
-def _without_tags(data: Any, location: tuple[int | str, ...]) -> list[int | str]:
-    """A pydantic location without the union tags that pydantic puts into it."""
+def _without_tags(data: Any, location: tuple[int | str, ...], names_a_key: bool) -> list[int | str]:
+    """A pydantic location without the union tags in it; where it `names_a_key`, its last part is never a tag."""
     kept: list[int | str] = []
     for index, part in enumerate(location):
         inside = isinstance(data, Mapping) and part in data
         if inside or (isinstance(data, (list, tuple)) and isinstance(part, int) and part < len(data)):
             data = data[part]
-        elif index < len(location) - 1:
+        elif not (names_a_key and index == len(location) - 1):
             continue
         kept.append(part)
     return kept
@@ -250,8 +284,11 @@ def _emit(data: Mapping[str, Any], comments: Mapping[str, str], prefix: str, dep
 
 def _scalar(value: Any) -> str:
     """A scalar or a list in YAML's flow style, on one line, such that PyYAML reads back the same value and type."""
-    text = yaml.safe_dump(value, default_flow_style=True, width=math.inf, allow_unicode=True, sort_keys=False)
-    return text.removesuffix("\n").removesuffix("\n...")
+    options: dict[str, Any] = {"default_flow_style": True, "width": math.inf, "sort_keys": False}
+    text: str = yaml.safe_dump(value, allow_unicode=True, **options).removesuffix("\n").removesuffix("\n...")
+    if len(text.splitlines()) > 1:  # only the double-quoted style escapes the ends of lines
+        text = yaml.safe_dump(value, default_style='"', **options).removesuffix("\n")
+    return text
 
 
 def _short(value: Any) -> str:
