@@ -202,20 +202,13 @@ class FakeWandb:
     def XXHashDigestsEnabled(self, _: Any) -> Any:  # noqa: N802
         return {"entity": {"xxhashDigestsEnabled": False}}
 
+    def ArtifactType(self, _: Any) -> Any:  # noqa: N802
+        return {"project": {"artifact": None}}
+
     def CreateArtifact(self, given: Any) -> Any:  # noqa: N802
         asked = given["input"]
-        name = (
-            asked["artifactCollectionNames"][0]
-            if "artifactCollectionNames" in asked
-            else asked["artifactCollectionName"]
-        )
-        made = {
-            "id": f"artifact-{len(self.artifacts)}",
-            "state": "PENDING",
-            "digest": asked["digest"],
-            "type": asked["artifactTypeName"],
-        }
-        self.artifacts[name] = made
+        made = {"id": f"artifact-{len(self.artifacts)}", "state": "PENDING", "digest": asked["digest"]}
+        self.artifacts[asked["artifactCollectionName"]] = made | {"type": asked["artifactTypeName"]}
         return {"createArtifact": {"artifact": {**made, "artifactSequence": {"id": "1", "latestArtifact": None}}}}
 
     def CreateArtifactManifest(self, given: Any) -> Any:  # noqa: N802
@@ -240,6 +233,12 @@ class FakeWandb:
         artifact = next(made for made in self.artifacts.values() if made["id"] == given["artifactID"])
         artifact["state"] = "COMMITTED"
         return {"commitArtifact": {"artifact": artifact}}
+
+    # Workspaces.
+
+    def UpsertView2(self, given: Any) -> Any:  # noqa: N802
+        self.views.append(given)
+        return {"upsertView": {"view": {"id": f"view-{len(self.views)}", "name": given["name"]}, "inserted": True}}
 
     # Sweeps and agents.
 

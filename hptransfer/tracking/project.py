@@ -7,7 +7,7 @@ from typing import Any
 
 from hptransfer.errors import UserError
 from hptransfer.records import Record, Row, find_records, row_of
-from hptransfer.tracking.session import close_run, facts_of, log_row, open_run, quiet_wandb
+from hptransfer.tracking.session import ending, facts_of, log_row, open_run, quiet_wandb, summarize
 
 Say = Callable[[str], None]
 
@@ -42,9 +42,10 @@ def _send(record: Record, place: Mapping[str, str]) -> None:
     assert result is not None
     config = config.model_copy(update={"tracking": config.tracking.model_copy(update=place)})
     run = open_run(config, record.path.name, record.path, facts_of(result), "online")
-    for row in record.metrics():
-        log_row(run, row)
-    close_run(run, result)
+    with ending(run):
+        for row in record.metrics():
+            log_row(run, row)
+        summarize(run, result)
 
 
 def _place(project: str) -> dict[str, str]:

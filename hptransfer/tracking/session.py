@@ -3,7 +3,8 @@
 import os
 import shutil
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -54,27 +55,37 @@ def mode_of(tracking: Tracking, environment: Mapping[str, str] = os.environ) -> 
 
 def open_run(config: RunConfig, run_id: str, folder: Path, facts: Mapping[str, Any], mode: Mode) -> "wandb.Run":
     """The run in W&B, with what the server already has of it (`starting_step`). W&B's own files go below `folder`."""
-    wandb_module = quiet_wandb(mode)
     if mode == "offline":
         _remove_offline(folder, run_id)
-    tracking = config.tracking
-    ours: dict[str, Any] = {"id": run_id, "project": tracking.project, "entity": tracking.entity}
-    run: wandb.Run = wandb_module.init(
-        **({} if "WANDB_SWEEP_ID" in os.environ else ours),  # in a sweep the agent's own hold
-        mode=mode,
-        dir=str(folder),
-        name=tracking.name or _name(config),
-        group=tracking.group or os.environ.get("WANDB_SWEEP_ID"),
-        job_type=tracking.job_type,
-        tags=tracking.tags,
-        config={**facts, "run": run_id, **config.model_dump(mode="json", exclude={"tracking"}, exclude_none=True)},
-        resume="allow",
-        reinit="create_new",
-        settings=_settings(),
-    )
+    own = config.model_dump(mode="json", exclude={"tracking"}, exclude_none=True)
+    known = {**facts, "run": run_id, **own}
+    tracking = config.tracking.model_copy(update={"name": config.tracking.name or _name(config)})
+    run = init(tracking, folder, mode, id=run_id, resume="allow", config=known)
     for axis in AXES:
         run.define_metric(axis, hidden=True, summary="none")
     run.define_metric("*", step_metric="step")
+    return run
+
+
+def init(tracking: Tracking, folder: Path, mode: Mode, **more: Any) -> "wandb.Run":
+    """wandb.init as we always want it; in a sweep the agent's own project, entity and id hold."""
+    place: dict[str, Any] = {"project": tracking.project, "entity": tracking.entity}
+    sweep = os.environ.get("WANDB_SWEEP_ID")
+    if sweep:
+        place.clear()
+        more.pop("id", None)
+    run: wandb.Run = quiet_wandb(mode).init(
+        **place,
+        **more,
+        mode=mode,
+        dir=str(folder),
+        name=tracking.name,
+        group=tracking.group or sweep,
+        job_type=tracking.job_type,
+        tags=tracking.tags,
+        reinit="create_new",
+        settings=_settings(),
+    )
     return run
 
 
@@ -95,13 +106,24 @@ def log_row(run: "wandb.Run", metrics: Mapping[str, float]) -> None:
         run.log({_key(name): value for name, value in finite(metrics).items()}, step=step)
 
 
-def close_run(run: "wandb.Run", result: Mapping[str, Any]) -> None:
-    """Ends the run with its summary; OSError where an offline run did not reach the disk."""
-    run.summary.update(finite(result))
+@contextmanager
+def ending(run: "wandb.Run") -> Iterator[None]:
+    """Ends the run with the block: as failed where that raises. OSError where an offline run did not reach the disk."""
+    try:
+        yield
+    except BaseException:
+        with suppress(Exception):
+            run.finish(exit_code=1)
+        raise
     path = Path(run.settings.sync_file)
     run.finish()
     if run.offline and not _reaches_disk(path):
         raise OSError(f"{path} is incomplete; is the disk full?")
+
+
+def summarize(run: "wandb.Run", result: Mapping[str, Any]) -> None:
+    """The result of a run as its summary."""
+    run.summary.update(finite(result))
 
 
 def _reaches_disk(path: Path) -> bool:
@@ -150,6 +172,5 @@ def _settings() -> "wandb.Settings":
 
 def _remove_offline(folder: Path, run_id: str) -> None:
     """An offline run can't be continued: it is written anew from the record, which has all that the old one had."""
-    stale: Iterable[Path] = (folder / "wandb").glob(f"offline-run-*-{run_id}")
-    for path in stale:
+    for path in (folder / "wandb").glob(f"offline-run-*-{run_id}"):
         shutil.rmtree(path, ignore_errors=True)

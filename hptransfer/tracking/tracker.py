@@ -13,7 +13,7 @@ from typing import Any
 from hptransfer.config import RunConfig
 from hptransfer.records import Record
 from hptransfer.sections import Tracking
-from hptransfer.tracking.session import PATIENCE, Mode, close_run, facts_of, log_row, mode_of, open_run
+from hptransfer.tracking.session import PATIENCE, Mode, ending, facts_of, log_row, mode_of, open_run, summarize
 
 logger = logging.getLogger(__name__)
 
@@ -43,6 +43,10 @@ class Tracker:
 
     def finish(self, result: Mapping[str, Any]) -> None:
         """The run has ended: `result` is its summary."""
+
+
+class Abandoned(Exception):
+    """Training has left the run unfinished."""
 
 
 @dataclass(frozen=True)
@@ -91,20 +95,22 @@ class Reporter:
         """Brings the run in W&B up to the record and follows it to its end."""
         try:
             self._report(queue)
+        except Abandoned:
+            return
         except Exception as problem:
             warn(self.folder, problem)
 
     def _report(self, queue: "SimpleQueue[Mapping[str, float] | End]") -> None:
         run = open_run(self.config, self.run_id, self.folder, self.facts, self.mode)
         logger.info("W&B: %s", run.url or run.settings.sync_dir)
-        for row in self.earlier:
-            log_row(run, row)
-        while not isinstance(entry := queue.get(), End):
-            log_row(run, entry)
-        if entry.result is None:
-            run.finish(exit_code=1)
-        else:
-            close_run(run, entry.result)
+        with ending(run):
+            for row in self.earlier:
+                log_row(run, row)
+            while not isinstance(entry := queue.get(), End):
+                log_row(run, entry)
+            if entry.result is None:
+                raise Abandoned
+            summarize(run, entry.result)
 
 
 def open_tracker(config: RunConfig, *, run_id: str, folder: Path, facts: Mapping[str, Any]) -> Tracker:

@@ -1,0 +1,125 @@
+"""A sweep's evidence as one W&B run, and the dashboard by code, against a server on loopback."""
+
+import json
+import math
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from fake_wandb import ENTITY, FakeWandb
+from wandb_runs import clean_session, serving
+
+from hptransfer.errors import UserError
+from hptransfer.records import Row
+from hptransfer.sections import Tracking
+from hptransfer.tracking.publishing import publish
+from hptransfer.tracking.workspace import CURVES, SCATTERS, build_workspace, save_workspace
+
+
+@pytest.fixture(autouse=True)
+def session_of_its_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+    yield from clean_session(monkeypatch, tmp_path)
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeWandb]:
+    yield from serving(monkeypatch)
+
+
+def sweep_rows() -> list[Row]:
+    """Two widths, five lrs; the optimum stands at 2^-7; the highest lr diverged."""
+    return [
+        Row(
+            params=12.0 * 2 * width**2,
+            tokens=1e6,
+            lr=2.0**power,
+            batch_tokens=1024,
+            loss=math.nan if power == -4 else 2 + 64 / width + 0.05 * (power + 7) ** 2,
+            status="diverged" if power == -4 else "finished",
+            width=width,
+            depth=2,
+            seed=0,
+            recipe={"parametrization": "completep", "base_width": 64.0},
+            source=f"runs/{width}_{-power}",
+        )
+        for width in (64, 128)
+        for power in range(-9, -3)
+    ]
+
+
+def test_publish(tmp_path: Path, server: FakeWandb) -> None:
+    tuned, report = tmp_path / "target_tuned.yaml", tmp_path / "report.html"
+    tuned.write_text("model: {width: 512}\n")
+    report.write_text("<h1>Evidence</h1>")
+    where = publish(
+        sweep_rows(), Tracking(group="ladder", name="evidence"), tmp_path / "runs", tuned=tuned, report=report
+    )
+    (run,) = server.runs.values()
+    assert where.endswith(run.name)
+    assert (run.state, run.group, run.job_type, run.display_name) == ("finished", "ladder", "report", "evidence")
+    assert run.summary["runs"] == 12
+    (row,) = run.history
+    assert {name: entry["_type"] for name, entry in row.items() if isinstance(entry, dict)} == {
+        "runs": "table-file",
+        "U-curves_table": "table-file",
+        "optimum_table": "table-file",
+        "figures/U-curves": "image-file",
+        "figures/optimum": "image-file",
+        "report": "html-file",
+    }
+
+    def media(name: str) -> bytes:
+        return server.uploads[f"{run.name}/{row[name]['path']}"]
+
+    assert media("report") == b"<h1>Evidence</h1>"
+    assert media("figures/U-curves").startswith(b"\x89PNG")
+    curves = json.loads(media("U-curves_table"))
+    points = {(lr, label.partition(" ×")[0]): loss for lr, label, loss in curves["data"]}
+    assert len(points) == 10  # what diverged is no point of a curve
+    assert points[-7.0, "width 64"] == 3.0
+    best = json.loads(media("optimum_table"))
+    assert [round(lr, 9) for _, lr, _ in best["data"]] == [-7.0, -7.0]
+    table = json.loads(media("runs"))
+    assert len(table["data"]) == 12
+    assert {"lr", "loss", "width", "parametrization", "source"} <= set(table["columns"])
+    assert server.artifacts["target_tuned"]["type"] == "config"
+    assert server.artifacts["target_tuned"]["state"] == "COMMITTED"
+    assert b"model: {width: 512}\n" in server.uploads.values()
+    assert not list((tmp_path / "home").rglob("*target_tuned*"))
+
+
+def test_publish_offline(tmp_path: Path) -> None:
+    where = Path(publish(sweep_rows(), Tracking(), tmp_path / "runs", mode="offline"))
+    assert list(where.glob("*.wandb"))
+    assert list(where.rglob("*.png"))
+    assert not list((tmp_path / "home").rglob("*table*"))
+
+
+def test_workspace_is_valid_for_its_own_reader() -> None:
+    """What is built serialises, and wandb-workspaces reads it back with every panel."""
+    workspace = build_workspace(f"{ENTITY}/ladder")
+    view = workspace._to_model()
+    again = type(workspace)._from_model(type(view).model_validate(json.loads(view.model_dump_json(by_alias=True))))
+    panels = {section.name: len(section.panels) for section in again.sections}
+    assert panels == {**{name: len(entries) for name, entries in (SCATTERS | CURVES).items()}, "All hyperparameters": 1}
+    text = view.model_dump_json(by_alias=True)
+    assert '"xAxis":"config:lr.value"' in text
+    assert '"yAxis":"summary:loss"' in text
+
+
+def test_workspace_is_saved(server: FakeWandb) -> None:
+    address = save_workspace(f"{ENTITY}/ladder")
+    (view,) = server.views
+    assert (view["entityName"], view["projectName"], view["displayName"]) == (
+        ENTITY,
+        "ladder",
+        "Hyperparameter transfer",
+    )
+    assert f"/{ENTITY}/ladder" in address
+
+
+def test_workspace_errors() -> None:
+    with pytest.raises(UserError, match="expected entity/project"):
+        build_workspace("ladder")
+    with pytest.raises(UserError, match="no API key"):
+        save_workspace("team/ladder")
