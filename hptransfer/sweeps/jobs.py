@@ -20,6 +20,10 @@ LOOK_EVERY = 0.05
 """Seconds between two looks at whether to stop: far below a person's patience, far above the cost of looking."""
 
 
+ATTEMPTS = 2
+"""Times that a trial is tried whose process, or machine, dies under it."""
+
+
 @dataclass(frozen=True)
 class Job:
     """One trial as it travels to whoever runs it."""

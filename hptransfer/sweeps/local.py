@@ -8,16 +8,14 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from multiprocessing import forkserver
 from multiprocessing.connection import Connection, wait
 from queue import SimpleQueue
 from typing import Any
 
-from hptransfer.sweeps.jobs import Job, Outcome, run_job
+from hptransfer.sweeps.jobs import ATTEMPTS, Job, Outcome, run_job
 
 Work = Callable[[Job, Callable[[], bool]], Outcome]
-
-ATTEMPTS = 2
-"""Times that a trial is tried whose worker process dies under it."""
 
 GRACE = 5.0
 """Seconds that a worker whose parent has died gets for its last checkpoint."""
@@ -58,16 +56,27 @@ class Worker:
         return int(self.process.exitcode or 0)
 
 
+def warm_up() -> Any:
+    """Starts the server that workers are forked from, which loads torch meanwhile; the context to start workers with.
+
+    Where there is no fork server (Windows), every worker loads torch for itself.
+    """
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["hptransfer.sweeps.preload"])
+    with _environment(ONE_THREAD):
+        forkserver.ensure_running()
+    return context
+
+
 class LocalExecutor:
     """`workers` processes; a worker that dies is replaced and its trial tried once more."""
 
     def __init__(self, workers: int, timeout: float | None = None, work: Work = run_job) -> None:
         self.slots = workers
         self._timeout, self._work = timeout, work
-        forks = "forkserver" in multiprocessing.get_all_start_methods()
-        self._context = multiprocessing.get_context("forkserver" if forks else "spawn")
-        if forks:
-            self._context.set_forkserver_preload(["hptransfer.training"])
+        self._context = warm_up()
         self._starting = threading.Lock()
         self._stopping = False
         self._workers: list[Worker] = []

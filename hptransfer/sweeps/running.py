@@ -2,23 +2,27 @@
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 from hptransfer import tracking
-from hptransfer.errors import UserError
+from hptransfer.errors import UserError, did_you_mean
 from hptransfer.records import write_json
 from hptransfer.sweeps.bar import Bar
+from hptransfer.sweeps.cluster import ray_executor, slurm_executor
 from hptransfer.sweeps.config import Sweep, load_sweep
 from hptransfer.sweeps.early import EarlyStop, rungs_of
 from hptransfer.sweeps.jobs import Executor, Job, Outcome, attempts
-from hptransfer.sweeps.local import LocalExecutor
+from hptransfer.sweeps.local import LocalExecutor, warm_up
 from hptransfer.sweeps.result import SweepResult
 from hptransfer.sweeps.samplers import sampler_of
 from hptransfer.sweeps.search import Search
 from hptransfer.sweeps.trials import Run
+
+EXECUTORS = ("local", "slurm", "ray")
 
 REFRESH = 0.5
 """Seconds between two looks at the records for the progress bar."""
@@ -36,14 +40,19 @@ def sweep(
     retry_failed: bool = False,
     design: str = "random",
     timeout: float | None = None,
+    executor: str = "local",
+    executor_options: Mapping[str, Any] | None = None,
     show_progress: bool = True,
 ) -> SweepResult:
     """Runs a sweep, or what is left of it; `dry_run` only looks. Default: as many workers as cores.
 
-    What has a result is not run again, what has failed only with `retry_failed`; `timeout` is in seconds per trial.
-    UserError before anything starts where the file, or one of its trials, is not valid. KeyboardInterrupt (Ctrl-C)
-    comes through once every running trial has left a checkpoint: the same call continues.
+    What has a result is not run again, what has failed only with `retry_failed`. `timeout` is in seconds per local
+    trial; `executor_options` go to submitit or Ray. UserError before anything starts where the file, or one of its
+    trials, is not valid. KeyboardInterrupt (Ctrl-C) comes through once every running trial has left a checkpoint: the
+    same call continues.
     """
+    if executor == "local" and not dry_run:
+        warm_up()
     search = open_search(path, runs, seed, design)
     workers = workers or available_cores()
     result = SweepResult(search, workers, dry_run)
@@ -53,10 +62,10 @@ def sweep(
     todo = [run for run in search.runs if wants_running(run, retry_failed)]
     if count := len(todo) + search.left:
         with (
-            closing(LocalExecutor(min(workers, count), timeout)) as executor,
+            closing(open_executor(executor, min(workers, count), search.folder, timeout, executor_options)) as pool,
             closing(Bar(search, show_progress)) as bar,
         ):
-            Loop(search, executor, bar, result.failures).run(todo)
+            Loop(search, pool, bar, result.failures).run(todo)
     return result
 
 
@@ -71,6 +80,19 @@ def open_search(path: Path | str, runs: Path | str, seed: int, design: str) -> S
     """The runs of a sweep file."""
     file = load_sweep(path)
     return Search(file, Path(runs), sampler_of(file.config, seed, design))
+
+
+def open_executor(
+    name: str, workers: int, runs: Path, timeout: float | None, options: Mapping[str, Any] | None
+) -> Executor:
+    """The executor of this name; UserError where it is unknown or cannot be had."""
+    if name == "local":
+        return LocalExecutor(workers, timeout)
+    if name == "ray":
+        return ray_executor(workers, runs, options or {})
+    if name == "slurm":
+        return slurm_executor(workers, runs, options or {})
+    raise UserError(f"executor: {name!r}; allowed: {', '.join(EXECUTORS)}{did_you_mean(name, list(EXECUTORS))}")
 
 
 def available_cores() -> int:
