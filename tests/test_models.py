@@ -161,7 +161,7 @@ def test_the_block_of_another_library():
     peer = nn.TransformerEncoderLayer(
         8, 4, 20, dropout=0.0, activation="gelu", batch_first=True, norm_first=True, layer_norm_eps=1e-6
     ).double()
-    block.attention.scale = 1 / math.sqrt(2)
+    block.attention.multiplier = 1 / math.sqrt(2)
     ours, attention, mlp_ = block.state_dict(), "attention.", "feed_forward."
     weights = {name: torch.zeros_like(value) for name, value in peer.state_dict().items()}
     weights["self_attn.in_proj_weight"] = torch.cat([ours[f"attention.{n}.weight"] for n in ("query", "key", "value")])
