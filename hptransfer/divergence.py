@@ -12,6 +12,12 @@ FAR_FROM_START = 0.05
 PATIENCE = 0.05
 """Fraction of the run that the loss may stay far above, at least MIN_PATIENCE steps: a spike that recovers is none."""
 MIN_PATIENCE = 20
+ENOUGH = 10
+"""Steps before the mean is good for a minimum ..."""
+LUCK = 0.25
+"""... until then it stands this part above the first loss: one batch that was easy by luck is no standard."""
+HIGHEST = 2.0
+"""A loss counts as at most so many times the first: a spike is forgotten as fast, however high it was."""
 
 
 @dataclass
@@ -20,7 +26,9 @@ class Watch:
 
     steps: int
     first: float = math.nan
-    smooth: float = math.nan
+    seen: int = 0
+    decayed: float = 0.0
+    """Sum of the losses, each weighted by (1 - SMOOTHING) SMOOTHING^age."""
     best: float = math.inf
     above: int = 0
 
@@ -28,12 +36,15 @@ class Watch:
         """Takes the loss of one step; True where the run should be stopped."""
         if not math.isfinite(loss):
             return True
-        if math.isnan(self.first):
-            self.first = self.smooth = loss
-        self.smooth = SMOOTHING * self.smooth + (1 - SMOOTHING) * loss
-        self.best = min(self.best, self.smooth)
+        if self.seen == 0:
+            self.first, self.best = loss, (1 + LUCK) * loss
+        self.seen += 1
+        self.decayed = SMOOTHING * self.decayed + (1 - SMOOTHING) * min(loss, HIGHEST * self.first)
+        mean = self.decayed / (1 - SMOOTHING**self.seen)
+        if self.seen >= ENOUGH:
+            self.best = min(self.best, mean)
         margin = max(FAR * (self.first - self.best), FAR_FROM_START * self.first)
-        self.above = self.above + 1 if self.smooth > self.best + margin else 0
+        self.above = self.above + 1 if mean > self.best + margin else 0
         return self.above >= max(MIN_PATIENCE, PATIENCE * self.steps)
 
     @property

@@ -11,7 +11,7 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
-from tiny import plain, tiny, write
+from tiny import configs, plain, tiny, write
 
 from hptransfer.config import RunConfig, load_config, run_schema
 from hptransfer.errors import UserError
@@ -352,58 +352,6 @@ def test_cycles_and_missing_parents_are_one_line(tmp_path: Path) -> None:
 
 
 # --- back to YAML ---
-
-small = st.floats(1e-6, 10, allow_nan=False)
-shares = st.floats(0, 0.5)
-
-
-@st.composite
-def configs(draw: st.DrawFn) -> RunConfig:
-    """Valid configs of every kind."""
-    head_dim = draw(st.sampled_from([2, 4, 8]))
-    group = draw(st.sampled_from([1, 2]))
-    base_heads, factor = group * draw(st.integers(1, 3)), draw(st.integers(1, 4))
-    scheme = draw(st.sampled_from(list(SCHEMES)))
-    shape = {"width": head_dim * base_heads * factor, "depth": draw(st.integers(1, 4))}
-    gpt = {
-        **shape,
-        "kv_heads": base_heads * factor // group,
-        "ffn_ratio": draw(st.sampled_from([1, 2, 2.5, 4])),
-        "norm": draw(st.sampled_from(["layernorm", "rmsnorm"])),
-        "activation": draw(st.sampled_from(["gelu", "swiglu"])),
-        "positions": draw(st.sampled_from(["learned", "rope"])),
-        "qk_norm": draw(st.booleans()),
-        "tie_embeddings": draw(st.booleans()),
-        "head_dim": head_dim,
-    }
-    mlp = {"name": "mlp", **shape, "window": draw(st.integers(1, 4))}
-    seq_len = draw(st.sampled_from([8, 16]))
-    optimizer = draw(
-        st.fixed_dictionaries({"name": st.just("adamw"), "lr": small, "eps": small, "betas": st.tuples(shares, shares)})
-        | st.fixed_dictionaries({"name": st.just("sgd"), "lr": small, "momentum": shares, "weight_decay": small})
-    )
-    schedule = {"name": draw(st.sampled_from(["linear", "cosine", "wsd", "constant"])), "warmup": draw(shares)}
-    return RunConfig.model_validate(
-        {
-            "model": draw(st.sampled_from([gpt, mlp])),
-            "parametrization": {
-                "name": scheme,
-                "base_width": head_dim * base_heads,
-                "base_depth": draw(st.integers(1, 4)),
-                "base_tokens": 16000,
-                "base_batch_tokens": 160,
-                "init_std": draw(small),
-                "multipliers": {"input": draw(small), "residual": draw(small)},
-                "lr_multipliers": draw(st.dictionaries(st.sampled_from(["hidden", "vector", "readout"]), small)),
-                "decay_vectors": draw(st.booleans()),
-            },
-            "optimizer": optimizer,
-            "schedule": schedule,
-            "data": {"source": "text", "path": draw(st.sampled_from(["a b.txt", ["x", "y: #1"]])), "seq_len": seq_len},
-            "train": {"tokens": 16 * draw(st.integers(100, 10**9)), "batch_tokens": 16 * draw(st.integers(1, 50))},
-            "tracking": {"tags": draw(st.lists(st.text(max_size=4), max_size=2))},
-        }
-    )
 
 
 @given(configs())
