@@ -2,13 +2,13 @@
 
 import logging
 import time
-import weakref
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from queue import SimpleQueue
 from threading import Thread, main_thread
-from typing import Any
+from typing import Any, NamedTuple
+from weakref import finalize
 
 from hptransfer.config import RunConfig
 from hptransfer.records import Record
@@ -56,15 +56,36 @@ class End:
     result: Mapping[str, Any] | None
 
 
+Queue = SimpleQueue[Mapping[str, float] | End]
+
+
+class Following(NamedTuple):
+    """A thread at work, and what it works on."""
+
+    queue: Queue
+    thread: Thread
+
+    def leave_off(self) -> None:
+        """Waits until W&B has let go of the run: an interrupted tracker may live on in a traceback."""
+        self.queue.put(End(None))
+        self.thread.join()
+
+
+_following: dict[Path, Following] = {}
+"""The last thread for each run folder: a run that is taken up again waits for it."""
+
+
 class WandbTracker(Tracker):
     """A queue, and a thread that empties it into W&B."""
 
     def __init__(self, reporter: "Reporter") -> None:
-        self._queue: SimpleQueue[Mapping[str, float] | End] = SimpleQueue()
-        self._thread = Thread(target=reporter.work, args=(self._queue,), name="wandb", daemon=True)
         self._folder = reporter.folder
+        self._queue: Queue = SimpleQueue()
+        before = _following.get(reporter.folder)
+        self._thread = Thread(target=reporter.work, args=(self._queue, before), name="wandb", daemon=True)
+        _following[reporter.folder] = Following(self._queue, self._thread)
         self._thread.start()
-        weakref.finalize(self, self._queue.put, End(None)).atexit = False  # at exit wandb itself ends its runs
+        finalize(self, self._queue.put, End(None)).atexit = False  # at exit wandb itself ends its runs
 
     def log(self, metrics: Mapping[str, float]) -> None:
         """Hands the row over."""
@@ -91,16 +112,18 @@ class Reporter:
     earlier: Iterable[Mapping[str, float]]
     """Rows that the run record holds already."""
 
-    def work(self, queue: "SimpleQueue[Mapping[str, float] | End]") -> None:
+    def work(self, queue: Queue, before: Following | None) -> None:
         """Brings the run in W&B up to the record and follows it to its end."""
         try:
+            if before:
+                before.leave_off()
             self._report(queue)
         except Abandoned:
             return
         except Exception as problem:
             warn(self.folder, problem)
 
-    def _report(self, queue: "SimpleQueue[Mapping[str, float] | End]") -> None:
+    def _report(self, queue: Queue) -> None:
         run = open_run(self.config, self.run_id, self.folder, self.facts, self.mode)
         logger.info("W&B: %s", run.url or run.settings.sync_dir)
         with ending(run):
