@@ -5,6 +5,7 @@ checkpoint; what it found stands in its record.
 """
 
 import os
+import re
 import threading
 import time
 import uuid
@@ -86,11 +87,16 @@ class ClusterExecutor:
             try:
                 return handle.result()
             except Exception as problem:
-                reason = (str(problem) or type(problem).__name__).splitlines()[0]
-                outcome = Outcome("lost", f"lost {ATTEMPTS} times by the scheduler ({reason})")
+                outcome = Outcome("lost", f"lost {ATTEMPTS} times by the scheduler ({_reason(problem)})")
             if self._stopping.is_set():
                 return Outcome("interrupted")
         return outcome
+
+
+def _reason(problem: Exception) -> str:
+    """One line of a scheduler's error: where it quotes a traceback, the traceback's last."""
+    lines = [line for line in str(problem).splitlines() if line] or [type(problem).__name__]
+    return next((line for line in reversed(lines) if re.match(r"[\w.]+Error: ", line)), lines[0])
 
 
 def slurm_executor(workers: int, folder: Path, options: Mapping[str, Any], cluster: str = "slurm") -> ClusterExecutor:
