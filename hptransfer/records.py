@@ -10,10 +10,9 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from hptransfer.config import RunConfig
+from hptransfer.config import RunConfig, load_config
 from hptransfer.errors import UserError, did_you_mean
 from hptransfer.files import write_atomic, writing
-from hptransfer.loading import read_yaml
 
 NUMERICS_VERSION = 1
 """Raised whenever a change of ours changes the numbers of a run."""
@@ -84,7 +83,7 @@ class Record:
     @property
     def config(self) -> RunConfig:
         """The resolved config."""
-        return RunConfig.model_validate(read_yaml(self.path / "config.yaml"))
+        return load_config(self.path / "config.yaml")
 
     @property
     def result(self) -> dict[str, Any] | None:
@@ -116,6 +115,12 @@ class Metrics:
     """Writes metrics.jsonl from byte `end` on: what stands behind it belongs to no checkpoint and is cut away."""
 
     def __init__(self, path: Path, end: int) -> None:
+        size = path.stat().st_size if path.exists() else 0
+        if size < end:
+            raise UserError(
+                f"{path}: {size} bytes, but the checkpoint beside it goes on from byte {end}; "
+                "delete the run's folder to start it anew"
+            )
         self.path = path
         with writing(path):
             self.file = path.open("ab")
@@ -203,10 +208,11 @@ def read_json(path: Path) -> dict[str, Any] | None:
 
 
 def find_records(folder: Path) -> list[Record]:
-    """Every run folder at or below `folder`, by name."""
+    """Every run folder at or below `folder`, by name. W&B's own folders hold a config.yaml that is another's."""
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder")
-    return [Record(path.parent) for path in sorted(folder.rglob("config.yaml"))]
+    paths = sorted(path.relative_to(folder) for path in folder.rglob("config.yaml"))
+    return [Record((folder / path).parent) for path in paths if "wandb" not in path.parts]
 
 
 def row_of(values: Mapping[str, Any], source: str) -> Row:
@@ -225,6 +231,8 @@ def row_of(values: Mapping[str, Any], source: str) -> Row:
         if numbers[name] is None or not numbers[name] > 0:
             raise UserError(f"{source}: {name}: expected a positive number, got {values.get(name)!r}")
     if numbers["seed"] is not None:
+        if numbers["seed"] != int(numbers["seed"]):
+            raise UserError(f"{source}: seed: expected a whole number, got {values['seed']!r}")
         numbers["seed"] = int(numbers["seed"])
     known = {key: _recipe_value(values[key]) for key in RECIPE if values.get(key) not in (None, "")}
     return Row(**numbers, status=status, recipe=known, source=source)
@@ -274,7 +282,7 @@ def _csv_rows(path: Path, say: Any) -> Iterable[Row]:
         with path.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file)
             columns = [str(column) for column in reader.fieldnames or []]
-            lines = list(enumerate(reader, start=2))
+            lines = [(reader.line_num, values) for values in reader]
     except (OSError, UnicodeDecodeError, csv.Error) as problem:
         raise UserError(f"{path}: cannot read: {problem}") from None
     known = [*NUMBERS, "status", *RECIPE]
