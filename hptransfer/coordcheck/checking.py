@@ -1,0 +1,197 @@
+"""check(config): a few steps at several sizes, the slopes over size, and what they say of the parametrization."""
+
+import os
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from hptransfer.config import RunConfig
+from hptransfer.coordcheck.diagnosis import diagnose
+from hptransfer.coordcheck.measuring import Measurement, pattern
+from hptransfer.coordcheck.promises import (
+    Axis,
+    Quantity,
+    Terms,
+    Verdict,
+    claims,
+    fit_slope,
+    judge,
+    residual_exponent,
+    scales_eps,
+)
+from hptransfer.coordcheck.running import Job, OnRun, run_all
+from hptransfer.coordcheck.sizes import DEPTHS, at_size, default_widths, refuse
+from hptransfer.data import Progress, open_data
+from hptransfer.scaling import Plan, resolve
+
+Key = tuple[Axis, int, int]
+"""(axis, size, seed) of a run."""
+Values = dict[tuple[str, str, int], npt.NDArray[np.float64]]
+"""(quantity, name, step) -> rms (seeds, sizes)."""
+
+
+@dataclass(frozen=True)
+class Ladder:
+    """The measurements and verdicts over one axis."""
+
+    axis: Axis
+    sizes: tuple[int, ...]
+    claimed: bool
+    values: Values = field(repr=False)
+    verdicts: tuple[Verdict, ...]
+    diagnoses: tuple[str, ...]
+
+    @property
+    def failed(self) -> int:
+        return sum(verdict.outcome == "FAIL" for verdict in self.verdicts)
+
+    @property
+    def outcome(self) -> str:
+        """In a word or two."""
+        if not self.claimed:
+            return "not claimed"
+        return "FAIL" if self.failed else "PASS"
+
+
+@dataclass(frozen=True)
+class Check:
+    """What a check has found."""
+
+    config: RunConfig
+    steps: int
+    seeds: int
+    ladders: tuple[Ladder, ...]
+
+    @property
+    def passed(self) -> bool:
+        """No FAIL anywhere."""
+        return not any(ladder.failed for ladder in self.ladders)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for `check --json`."""
+        return {
+            "passed": self.passed,
+            "parametrization": self.config.parametrization.name,
+            "steps": self.steps,
+            "seeds": self.seeds,
+            "ladders": [
+                {
+                    "axis": ladder.axis,
+                    "sizes": list(ladder.sizes),
+                    "verdict": ladder.outcome,
+                    "diagnoses": list(ladder.diagnoses),
+                    "slopes": [verdict.to_dict() for verdict in ladder.verdicts],
+                }
+                for ladder in self.ladders
+            ],
+        }
+
+
+def check(
+    config: RunConfig,
+    widths: Sequence[int] | None = None,
+    depths: Sequence[int] | None = None,
+    steps: int = 10,
+    seeds: int = 3,
+    runs: Path | str = "runs",
+    workers: int | None = None,
+    plan_of: Callable[[RunConfig], Plan] = resolve,
+    on_run: OnRun | None = None,
+    on_data: Progress | None = None,
+) -> Check:
+    """The coordinate check of a config, over width at its depth and over depth at its width.
+
+    An empty sequence leaves an axis out; None takes the default sizes. `plan_of` is what is checked: it makes the
+    plan of a config. `on_run(done, in all)` is told of every finished run. In `workers` processes (default: one per
+    core). The learning rate is the config's peak lr throughout: no schedule, no warm-up, no clipping, which would
+    hide growth. UserError where a size cannot be built.
+    """
+    config = resolve(config).config
+    sizes: dict[Axis, tuple[int, ...]] = {
+        "width": default_widths(config) if widths is None else tuple(sorted(set(widths))),
+        "depth": DEPTHS if depths is None else tuple(sorted(set(depths))),
+    }
+    refuse(sizes, steps, seeds)
+    plans = {
+        (axis, size, seed): plan_of(at_size(config, axis, size, seed))
+        for axis in sizes
+        for size in sizes[axis]
+        for seed in range(config.train.seed, config.train.seed + seeds)
+    }
+    open_data(config.data, Path(runs), on_data)
+    jobs = [Job(plan, Path(runs), steps) for plan in plans.values()]
+    measured = dict(zip(plans, run_all(jobs, workers or os.cpu_count() or 1, on_run), strict=True))
+    ladders = (
+        _ladder(axis, [plan for (of, _, _), plan in plans.items() if of == axis], _collect(measured, axis, sizes[axis]))
+        for axis in sizes
+        if sizes[axis]
+    )
+    return Check(config, steps, seeds, tuple(ladders))
+
+
+# --- From measurements to verdicts ---
+
+
+def _collect(measured: Mapping[Key, list[Measurement]], axis: Axis, sizes: Sequence[int]) -> Values:
+    """What was measured in every run of the axis: a module that is not there at every size has no slope."""
+    keys = [key for key in measured if key[0] == axis]
+    rows: dict[tuple[str, str, int], list[float]] = defaultdict(list)
+    for key in keys:
+        for one in measured[key]:
+            rows[one.quantity, one.name, one.step].append(one.rms)
+    return {what: np.array(row).reshape(len(sizes), -1).T for what, row in rows.items() if len(row) == len(keys)}
+
+
+def _ladder(axis: Axis, plans: Sequence[Plan], values: Values) -> Ladder:
+    """The verdicts: on activations as initialised, on changes and gradients by their geometric mean over the steps."""
+    name = plans[0].config.parametrization.name
+    sizes = tuple(sorted({getattr(plan.config.model, axis) for plan in plans}))
+    terms = _terms(axis, sizes, plans[:: len(plans) // len(sizes)])
+    roles = {pattern(tensor.name.rpartition(".")[0]): tensor.role for tensor in plans[0].tensors}
+    what: dict[tuple[Quantity, str], list[npt.NDArray[np.float64]]] = defaultdict(list)
+    for (quantity, module, step), rms in values.items():
+        if quantity != "activation":
+            what[quantity, module].append(rms)  # type: ignore[index]
+        elif step == 0:
+            what["init", module].append(rms)
+    verdicts = tuple(
+        judge(axis, quantity, module, sizes, _geometric_mean(rms), terms, roles.get(module, ""))
+        for (quantity, module), rms in what.items()
+    )
+    return Ladder(axis, sizes, claims(name, axis), values, verdicts, tuple(diagnose(verdicts)))
+
+
+def _geometric_mean(steps: Sequence[npt.NDArray[np.float64]]) -> npt.NDArray[np.float64]:
+    """Over the steps at which no run has 0 (a gradient behind a readout that starts at zero, say); else 0."""
+    kept = [rms for rms in steps if (rms != 0).all()] or [np.zeros_like(steps[0])]
+    with np.errstate(all="ignore"):
+        return np.asarray(np.exp(np.mean(np.log(np.stack(kept)), axis=0)))
+
+
+def _terms(axis: Axis, sizes: Sequence[int], plans: Sequence[Plan]) -> Terms:
+    """What the promises depend on; `plans` are one per size."""
+    config = plans[0].config
+    heads = [getattr(plan.config.shape, "head_dim", 1) for plan in plans]
+    eps: dict[str, float] = {}
+    if scales_eps(config.parametrization.name) and config.parametrization.scale_eps:
+        by_role = [
+            {tensor.role: tensor.eps for tensor in plan.tensors if tensor.optimizer == "adamw"} for plan in plans
+        ]
+        eps = {role: _exponent(sizes, [of[role] for of in by_role]) for role in by_role[0]}
+    return Terms(
+        scheme=config.parametrization.name,
+        alpha=residual_exponent(config.parametrization.name, config.parametrization.depth_exponent) or 1.0,
+        head=_exponent(sizes, heads),
+        normalised=config.optimizer.name != "sgd",
+        eps=eps,
+    )
+
+
+def _exponent(sizes: Sequence[int], values: Sequence[float]) -> float:
+    """d ln value / d ln size."""
+    return fit_slope(sizes, np.log(np.array([values], dtype=np.float64))).value
