@@ -35,7 +35,8 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeWandb]:
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """For servers that are not there."""
-    monkeypatch.setattr(session, "PATIENCE", 2.0)
+    monkeypatch.setattr(session, "START", 2.0)
+    monkeypatch.setattr(tracker, "PATIENCE", 2.0)
 
 
 def follow(record: Record, settings: RunConfig, steps: range, result: dict[str, Any] | None = RESULT) -> Tracker:
@@ -341,7 +342,7 @@ class TestFailures:
         code = (
             "from pathlib import Path; from hptransfer.records import Record;"
             "from hptransfer.sections import Tracking; from hptransfer.tracking import replay, session;"
-            f"session.PATIENCE = 2.0; record = Record(Path({str(tmp_path)!r}) / '0123456789abcdef');"
+            f"session.START = 2.0; record = Record(Path({str(tmp_path)!r}) / '0123456789abcdef');"
             "replay(record, Tracking(wandb='online')); print('done')"
         )
         dead = {"WANDB_BASE_URL": "http://127.0.0.1:9", "WANDB_API_KEY": API_KEY}

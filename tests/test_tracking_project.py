@@ -91,7 +91,7 @@ class TestErrors:
         assert len(str(problem.value).splitlines()) == 1
 
     def test_dead_network(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(session, "PATIENCE", 1.0)
+        monkeypatch.setattr(session, "START", 1.0)
         monkeypatch.setattr(project, "TIMEOUT", 1)
         monkeypatch.setenv("WANDB_API_KEY", "k" * 40)
         monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")

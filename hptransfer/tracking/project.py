@@ -7,7 +7,7 @@ from typing import Any
 
 from hptransfer.errors import UserError
 from hptransfer.records import Record, Row, find_records, row_of
-from hptransfer.tracking.session import ending, facts_of, log_row, open_run, quiet_wandb, summarize
+from hptransfer.tracking.session import ended_run, ending, log_row, quiet_wandb, summarize
 
 Say = Callable[[str], None]
 
@@ -16,6 +16,9 @@ OnRun = Callable[[int, int], None]
 
 PAGE = 200
 """Runs asked for at a time."""
+
+PATIENCE = 600.0
+"""Seconds that a server gets to take a run."""
 
 TIMEOUT = 30
 """Seconds for an answer."""
@@ -38,14 +41,11 @@ def sync(paths: Sequence[Path | str], project: str | None = None, on_run: OnRun 
 
 
 def _send(record: Record, place: Mapping[str, str]) -> None:
-    config, result = record.config, record.result
-    assert result is not None
-    config = config.model_copy(update={"tracking": config.tracking.model_copy(update=place)})
-    run = open_run(config, record.path.name, record.path, facts_of(result), "online")
+    run = ended_run(record, record.config.tracking.model_copy(update=place)).open("online", PATIENCE)
     with ending(run):
         for row in record.metrics():
             log_row(run, row)
-        summarize(run, result)
+        summarize(run, record.result or {})
 
 
 def _place(project: str) -> dict[str, str]:

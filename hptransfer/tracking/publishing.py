@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from hptransfer.figures.cells import Cell, cells_of
 from hptransfer.records import Row, finite
 from hptransfer.sections import Tracking
-from hptransfer.tracking.project import reaching_wandb
+from hptransfer.tracking.project import PATIENCE, reaching_wandb
 from hptransfer.tracking.session import Mode, ending, init
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def publish(
     `tuned`, the target's config, becomes an artifact; `report`, one HTML file, a panel.
     """
     with reaching_wandb(f"sweep of {len(rows)} runs"), _staging(folder):
-        run = init(tracking.model_copy(update={"job_type": "report"}), folder, mode)
+        run = init(tracking.model_copy(update={"job_type": "report"}), folder, mode, PATIENCE)
         where = run.url or str(Path(run.settings.sync_file).parent)
         with ending(run):
             run.log({**_charts(rows), **_images(rows, laws), **_html(report)})

@@ -5,11 +5,12 @@ import shutil
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from hptransfer.config import RunConfig
-from hptransfer.records import finite
+from hptransfer.records import Record, finite
 from hptransfer.sections import Tracking
 from hptransfer.tracking.log_file import ends_well
 
@@ -36,9 +37,8 @@ FACTS = (
 )
 """Of a result: what the plan knew."""
 
-PATIENCE = 20.0
-"""Seconds that a server gets to accept a run, and as many to take the rest of it at the end."""
-
+START = 20.0
+"""Seconds that a server gets to accept a run."""
 
 FLUSH = 3.0
 """Seconds that an offline run gets to reach the disk."""
@@ -53,22 +53,45 @@ def mode_of(tracking: Tracking, environment: Mapping[str, str] = os.environ) -> 
     return mode if mode == "disabled" else asked.get(environment.get("WANDB_MODE", ""), mode)
 
 
-def open_run(config: RunConfig, run_id: str, folder: Path, facts: Mapping[str, Any], mode: Mode) -> "wandb.Run":
-    """The run in W&B, with what the server already has of it (`starting_step`). W&B's own files go below `folder`."""
-    if mode == "offline":
-        _remove_offline(folder, run_id)
-    own = config.model_dump(mode="json", exclude={"tracking"}, exclude_none=True)
-    known = {**facts, "run": run_id, **own}
-    tracking = config.tracking.model_copy(update={"name": config.tracking.name or _name(config)})
-    run = init(tracking, folder, mode, id=run_id, resume="allow", config=known)
-    for axis in AXES:
-        run.define_metric(axis, hidden=True, summary="none")
-    run.define_metric("*", step_metric="step")
-    return run
+@dataclass(frozen=True)
+class LocalRun:
+    """A run of ours as W&B is to show it."""
+
+    config: RunConfig
+    name: str
+    """The run's identity, and its id in W&B."""
+    folder: Path
+    """The run record; W&B's own files go below it."""
+    facts: Mapping[str, Any]
+    """Numbers that the config in W&B shows beside the user's keys."""
+
+    def open(self, mode: Mode, patience: float) -> "wandb.Run":
+        """The run in W&B; what the server has of it already ends before its `starting_step`."""
+        if mode == "offline":
+            _remove_offline(self.folder, self.name)
+        own = self.config.model_dump(mode="json", exclude={"tracking"}, exclude_none=True)
+        known = {**self.facts, "run": self.name, **own}
+        tracking = self.config.tracking.model_copy(update={"name": self.config.tracking.name or _title(self.config)})
+        run = init(tracking, self.folder, mode, patience, id=self.name, resume="allow", config=known)
+        for axis in AXES:
+            run.define_metric(axis, hidden=True, summary="none")
+        run.define_metric("*", step_metric="step")
+        return run
 
 
-def init(tracking: Tracking, folder: Path, mode: Mode, **more: Any) -> "wandb.Run":
-    """wandb.init as we always want it; in a sweep the agent's own project, entity and id hold."""
+def ended_run(record: Record, tracking: Tracking | None = None) -> LocalRun:
+    """A run from its record; `tracking` in place of the one that it was made with."""
+    config, result = record.config, record.result or {}
+    if tracking:
+        config = config.model_copy(update={"tracking": tracking})
+    return LocalRun(config, record.path.name, record.path, {name: result[name] for name in FACTS if name in result})
+
+
+def init(tracking: Tracking, folder: Path, mode: Mode, patience: float, **more: Any) -> "wandb.Run":
+    """wandb.init as we always want it; in a sweep the agent's own project, entity and id hold.
+
+    `patience`: seconds that the server gets at the end to take what it has not taken before.
+    """
     place: dict[str, Any] = {"project": tracking.project, "entity": tracking.entity}
     sweep = os.environ.get("WANDB_SWEEP_ID")
     if sweep:
@@ -84,7 +107,7 @@ def init(tracking: Tracking, folder: Path, mode: Mode, **more: Any) -> "wandb.Ru
         job_type=tracking.job_type,
         tags=tracking.tags,
         reinit="create_new",
-        settings=_settings(),
+        settings=_settings(patience),
     )
     return run
 
@@ -134,11 +157,6 @@ def _reaches_disk(path: Path) -> bool:
     return done
 
 
-def facts_of(result: Mapping[str, Any]) -> dict[str, Any]:
-    """The numbers of a result that were known before the run."""
-    return {name: result[name] for name in FACTS if name in result}
-
-
 def _key(name: str) -> str:
     """The name in W&B: the axes bare, the held-out loss `loss` as everywhere, the rest below `train/`."""
     if name in AXES or "/" in name:
@@ -146,12 +164,12 @@ def _key(name: str) -> str:
     return "loss" if name == "validation_loss" else f"train/{name}"
 
 
-def _name(config: RunConfig) -> str:
+def _title(config: RunConfig) -> str:
     return f"w{config.model.width} d{config.model.depth} lr={config.optimizer.lr:.3g}"
 
 
-def _settings() -> "wandb.Settings":
-    """No process that watches the machine, no capture of the console, nothing about code and machine, no patience."""
+def _settings(patience: float) -> "wandb.Settings":
+    """No process that watches the machine, no capture of the console, nothing about code and machine."""
     import wandb
 
     return wandb.Settings(
@@ -160,8 +178,8 @@ def _settings() -> "wandb.Settings":
         console="off",
         disable_code=True,
         disable_git=True,
-        init_timeout=PATIENCE,
-        finish_timeout=PATIENCE,
+        init_timeout=START,
+        finish_timeout=patience,
         finish_timeout_raises=True,
         x_disable_stats=True,
         x_disable_meta=True,

@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from queue import SimpleQueue
@@ -13,13 +13,15 @@ from weakref import finalize
 from hptransfer.config import RunConfig
 from hptransfer.records import Record
 from hptransfer.sections import Tracking
-from hptransfer.tracking.session import PATIENCE, Mode, ending, facts_of, log_row, mode_of, open_run, summarize
+from hptransfer.tracking.session import START, LocalRun, Mode, ended_run, ending, log_row, mode_of, summarize
 
 logger = logging.getLogger(__name__)
 
+PATIENCE = 20.0
+"""Seconds at the end of a run for what W&B has not taken yet."""
+
 PAUSE = 300.0
 """Seconds that W&B is left alone after it has failed: a dead network costs a sweep's worker one wait, not many."""
-
 
 _silent_until = 0.0
 """When this process talks to W&B again (time.monotonic)."""
@@ -76,14 +78,18 @@ _following: dict[Path, Following] = {}
 
 
 class WandbTracker(Tracker):
-    """A queue, and a thread that empties it into W&B."""
+    """A queue, and a thread that empties it into W&B.
 
-    def __init__(self, reporter: "Reporter") -> None:
-        self._folder = reporter.folder
+    `earlier`: rows that the run record holds already. The thread does not know the tracker: one that training drops
+    ends its thread.
+    """
+
+    def __init__(self, run: LocalRun, mode: Mode, earlier: Sequence[Mapping[str, float]]) -> None:
+        self._folder = run.folder
         self._queue: Queue = SimpleQueue()
-        before = _following.get(reporter.folder)
-        self._thread = Thread(target=reporter.work, args=(self._queue, before), name="wandb", daemon=True)
-        _following[reporter.folder] = Following(self._queue, self._thread)
+        before = _following.get(run.folder)
+        self._thread = Thread(target=_work, args=(run, mode, earlier, self._queue, before), name="wandb", daemon=True)
+        _following[run.folder] = Following(self._queue, self._thread)
         self._thread.start()
         finalize(self, self._queue.put, End(None)).atexit = False  # at exit wandb itself ends its runs
 
@@ -95,45 +101,32 @@ class WandbTracker(Tracker):
     def finish(self, result: Mapping[str, Any]) -> None:
         """Hands the result over and waits, as long as a server may take to begin and to end."""
         self._queue.put(End(result))
-        self._thread.join(3 * PATIENCE)
+        self._thread.join(2 * (START + PATIENCE))
         if self._thread.is_alive():
             warn(self._folder, "no answer")
 
 
-@dataclass
-class Reporter:
-    """What the thread does; it knows nothing of the tracker, so that a tracker that training drops ends the thread."""
-
-    config: RunConfig
-    run_id: str
-    folder: Path
-    facts: Mapping[str, Any]
-    mode: Mode
-    earlier: Iterable[Mapping[str, float]]
-    """Rows that the run record holds already."""
-
-    def work(self, queue: Queue, before: Following | None) -> None:
-        """Brings the run in W&B up to the record and follows it to its end."""
-        try:
-            if before:
-                before.leave_off()
-            self._report(queue)
-        except Abandoned:
-            return
-        except Exception as problem:
-            warn(self.folder, problem)
-
-    def _report(self, queue: Queue) -> None:
-        run = open_run(self.config, self.run_id, self.folder, self.facts, self.mode)
+def _work(
+    local: LocalRun, mode: Mode, earlier: Sequence[Mapping[str, float]], queue: Queue, before: Following | None
+) -> None:
+    """Brings the run in W&B up to the record and follows it to its end."""
+    try:
+        if before:
+            before.leave_off()
+        run = local.open(mode, PATIENCE)
         logger.info("W&B: %s", run.url or run.settings.sync_dir)
         with ending(run):
-            for row in self.earlier:
+            for row in earlier:
                 log_row(run, row)
             while not isinstance(entry := queue.get(), End):
                 log_row(run, entry)
             if entry.result is None:
                 raise Abandoned
             summarize(run, entry.result)
+    except Abandoned:
+        return
+    except Exception as problem:
+        warn(local.folder, problem)
 
 
 def open_tracker(config: RunConfig, *, run_id: str, folder: Path, facts: Mapping[str, Any]) -> Tracker:
@@ -142,24 +135,24 @@ def open_tracker(config: RunConfig, *, run_id: str, folder: Path, facts: Mapping
     `folder` is the run record: what its metrics.jsonl holds at this moment W&B is to have too, then what is logged.
     `facts` are numbers of the plan that the config in W&B shows beside the user's keys. Nothing is raised, ever.
     """
-    mode = mode_of(config.tracking)
-    if mode == "disabled" or time.monotonic() < _silent_until:
-        return Tracker()
-    try:
-        earlier = list(Record(folder).metrics())
-    except Exception as problem:
-        warn(folder, problem)
-        return Tracker()
-    return WandbTracker(Reporter(config, run_id, folder, facts, mode, earlier))
+    return _follow(LocalRun(config, run_id, folder, facts))
 
 
 def replay(record: Record, tracking: Tracking) -> None:
     """A run that has ended appears in W&B as if it had just been made."""
-    if mode_of(tracking) == "disabled":
-        return
+    if mode_of(tracking) != "disabled":
+        try:
+            _follow(ended_run(record, tracking)).finish(record.result or {})
+        except Exception as problem:
+            warn(record.path, problem)
+
+
+def _follow(run: LocalRun) -> Tracker:
+    mode = mode_of(run.config.tracking)
+    if mode == "disabled" or time.monotonic() < _silent_until:
+        return Tracker()
     try:
-        result = record.result or {}
-        config = record.config.model_copy(update={"tracking": tracking})
-        open_tracker(config, run_id=record.path.name, folder=record.path, facts=facts_of(result)).finish(result)
+        return WandbTracker(run, mode, list(Record(run.folder).metrics()))
     except Exception as problem:
-        warn(record.path, problem)
+        warn(run.folder, problem)
+        return Tracker()
