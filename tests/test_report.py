@@ -11,15 +11,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 from report_runs import make_run, make_sweep
 
 from hptransfer.errors import UserError
+from hptransfer.figures.cells import cells_of
 from hptransfer.laws import fit
 from hptransfer.records import read_rows
 from hptransfer.report import write_report
+from hptransfer.report.content import headline
 from hptransfer.report.facts import factor, flat
+from hptransfer.report.findings import findings
 
 HOSTILE = [
     "</script><script>document.title='owned'</script>",
@@ -71,8 +75,18 @@ def csv(tmp_path: Path, *lines: str, columns: str = "params,tokens,lr,batch_toke
     return path
 
 
-def test_nothing_outside_the_file_is_asked_for(tmp_path: Path) -> None:
-    page = report(tmp_path, make_sweep(tmp_path / "runs"))
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three widths, six learning rates each, the highest diverged."""
+    return make_sweep(tmp_path_factory.mktemp("swept") / "runs")
+
+
+@pytest.fixture(scope="module")
+def page(runs: Path) -> Page:
+    return report(runs.parent, runs)
+
+
+def test_nothing_outside_the_file_is_asked_for(page: Page) -> None:
     assert not page.values("src")
     assert all(link.startswith("#") for link in page.values("href") + page.values("xlink:href"))
     assert not re.search(r"@import|url\((?!#)", page.source)
@@ -83,35 +97,31 @@ def test_nothing_outside_the_file_is_asked_for(tmp_path: Path) -> None:
     assert policy.startswith("default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-")
 
 
-def test_every_link_leads_to_a_run_and_every_run_to_its_folder(tmp_path: Path) -> None:
-    page = report(tmp_path, make_sweep(tmp_path / "runs"))
+def test_every_link_leads_to_a_run_and_every_run_to_its_folder(page: Page, runs: Path) -> None:
     ids = Counter(page.values("id"))
     assert max(ids.values()) == 1
-    runs = {link[1:] for link in page.values("href") if link.startswith("#run-")}
-    assert runs == set(page.data["runs"]) <= set(ids)
-    assert {run["source"] for run in page.data["runs"].values()} == {str(p) for p in (tmp_path / "runs").iterdir()}
+    linked = {link[1:] for link in page.values("href") if link.startswith("#run-")}
+    assert linked == set(page.data["runs"]) <= set(ids)
+    assert {run["source"] for run in page.data["runs"].values()} == {str(path) for path in runs.iterdir()}
 
 
-def test_the_data_of_a_run_is_its_files(tmp_path: Path) -> None:
-    page = report(tmp_path, make_sweep(tmp_path / "runs"))
-    folder = tmp_path / "runs" / "run-128-2"
+def test_the_data_of_a_run_is_its_files(page: Page, runs: Path) -> None:
+    folder = runs / "run-128-2"
     (run,) = [run for run in page.data["runs"].values() if run["source"] == str(folder)]
-    for name, expected in (("result", json.loads((folder / "result.json").read_text())), ("config", None)):
-        told = {**page.data[name]["common"], **dict(zip(page.data[name]["keys"], run[name], strict=True))}
-        if expected is not None:
-            assert told == expected
-        else:
-            assert told["model.width"] == 128
-            assert told["optimizer.lr"] == 0.005
+    told = {
+        name: {**page.data[name]["common"], **dict(zip(page.data[name]["keys"], run[name], strict=True))}
+        for name in ("result", "config")
+    }
+    assert told["result"] == json.loads((folder / "result.json").read_text())
+    assert told["config"] == flat(yaml.safe_load((folder / "config.yaml").read_text()))
     assert len(run["curve"]["tokens"]) == len(run["curve"]["loss"]) == 150
     assert run["curve"]["tokens"][-1] == 1_000_000
     (lost,) = [run for run in page.data["runs"].values() if run["source"].endswith("run-128-5")]
     assert lost["curve"]["loss"][-1] is None
 
 
-def test_numbers_of_the_headline_and_of_the_cells(tmp_path: Path) -> None:
+def test_numbers_of_the_headline_and_of_the_cells(page: Page) -> None:
     """The known valley: optimum 0.01 at every width, floor 3 + params^-0.1."""
-    page = report(tmp_path, make_sweep(tmp_path / "runs"))
     floor = 3 + (12 * 2 * 256**2) ** -0.1
     assert "18 runs in 3 cells · 15 finished · 3 diverged" in page.text
     assert "The best run of the largest cell: width 256 × depth 2, 1 M tokens, 1.57 M params" in page.text
@@ -136,7 +146,10 @@ def test_numbers_of_the_headline_and_of_the_cells(tmp_path: Path) -> None:
     ],
 )
 def test_what_to_know_before_believing_it(tmp_path: Path, lines: list[str], words: str) -> None:
-    assert words in report(tmp_path, csv(tmp_path, *lines)).text
+    rows = read_rows([csv(tmp_path, *lines)])
+    cells = cells_of(rows)
+    told = [finding.text for finding in findings(rows, cells, [{} for _ in rows])]
+    assert words in " ".join([*told, headline(cells, [])["by"]])
 
 
 def test_a_table_of_runs_has_no_curves_and_no_config(tmp_path: Path) -> None:
@@ -174,10 +187,10 @@ def test_a_damaged_config_costs_its_keys_and_not_the_report(tmp_path: Path) -> N
     assert "run-64-1/config.yaml:1:18: not valid YAML" in report(tmp_path, tmp_path / "runs").text
 
 
-def test_laws_are_held_against_the_cell_that_they_have_not_seen(tmp_path: Path) -> None:
-    rows = read_rows([make_sweep(tmp_path / "runs")])
+def test_laws_are_held_against_the_cell_that_they_have_not_seen(tmp_path: Path, runs: Path) -> None:
+    rows = read_rows([runs])
     laws = fit([row for row in rows if row.width != 256])
-    page = report(tmp_path, tmp_path / "runs", laws=laws)
+    page = report(tmp_path, runs, laws=laws)
     said = laws.predict(params=12 * 2 * 256**2, tokens=1e6, width=256, depth=2, batch_tokens=4096)
     assert "The law recommends for a cell held out of its fit: width 256 × depth 2" in page.text
     assert f"lr {said.lr.value:.3g} 95 %: {said.lr.low:.3g} … {said.lr.high:.3g}" in page.text
@@ -191,12 +204,21 @@ def test_laws_are_held_against_the_cell_that_they_have_not_seen(tmp_path: Path) 
     assert re.sub(r"\s+", " ", laws.summary()) in page.text
 
 
-def test_a_law_of_another_recipe_recommends_nothing(tmp_path: Path) -> None:
-    laws = fit(read_rows([make_sweep(tmp_path / "runs")]))
+def test_a_law_of_another_recipe_recommends_nothing(tmp_path: Path, runs: Path) -> None:
+    laws = fit(read_rows([runs]))
     page = report(tmp_path, make_sweep(tmp_path / "sp", parametrization="sp"), laws=laws)
     assert "another recipe than every run here: parametrization" in page.text
     assert "The law recommends" not in page.text
     assert "predicted" not in page.values("id")
+
+
+def test_a_law_pooled_over_recipes_speaks_of_each_of_them(tmp_path: Path) -> None:
+    for seq_len in (128, 256):
+        make_sweep(tmp_path / "runs" / str(seq_len), widths=[64, 128], seq_len=seq_len)
+    laws = fit(read_rows([tmp_path / "runs"]), pool=True)
+    page = report(tmp_path, tmp_path / "runs", laws=laws)
+    assert "The law recommends for width 128" in page.text
+    assert "Law: pooled over different recipes: seq_len" in page.text
 
 
 def test_what_a_user_wrote_is_text(tmp_path: Path) -> None:
@@ -229,10 +251,8 @@ def test_a_thousand_runs_stay_under_two_megabytes(tmp_path: Path) -> None:
     assert len(Page(path).data["runs"]) == 1000
 
 
-def test_the_same_runs_give_the_same_page(tmp_path: Path) -> None:
-    make_sweep(tmp_path / "runs", widths=[64])
-    first = report(tmp_path, tmp_path / "runs").source
-    assert report(tmp_path, tmp_path / "runs").source == first
+def test_the_same_runs_give_the_same_page(tmp_path: Path, page: Page, runs: Path) -> None:
+    assert report(tmp_path, runs).source == page.source
 
 
 def test_problems_are_one_line(tmp_path: Path) -> None:
@@ -250,10 +270,10 @@ def test_torch_is_not_needed(tmp_path: Path) -> None:
 
 
 values = st.none() | st.booleans() | st.integers() | st.text(max_size=3)
-runs = st.lists(st.dictionaries(st.sampled_from("abcd"), values, max_size=4), min_size=1, max_size=5)
+several = st.lists(st.dictionaries(st.sampled_from("abcd"), values, max_size=4), min_size=1, max_size=5)
 
 
-@given(runs)
+@given(several)
 def test_factored_facts_hold_all_that_was_known(known: list[dict[str, Any]]) -> None:
     facts = factor(known)
     for run, own in zip(known, facts.own, strict=True):

@@ -33,7 +33,12 @@ class Judged:
 
 def judge(cells: Sequence[Cell], laws: "Laws") -> list[Judged]:
     """The laws' word at every cell that they speak of: those of their recipe."""
-    return [_judged(cell, laws) for cell in cells if not laws.differences(cell.rows[0].recipe)]
+    return [_judged(cell, laws) for cell in cells if not differences(cell.rows[0], laws)]
+
+
+def differences(row: Row, laws: "Laws") -> list[str]:
+    """One line for each part of the laws' recipe that is not the run's; what they were pooled over is no part of it."""
+    return laws.differences({key: value for key, value in row.recipe.items() if key in laws.recipe})
 
 
 def _judged(cell: Cell, laws: "Laws") -> Judged:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from hptransfer.figures.cells import Cell, recipe_value
-from hptransfer.figures.judged import Judged
+from hptransfer.figures.judged import Judged, differences
 from hptransfer.records import RECIPE, Row
 from hptransfer.report.facts import Flat
 
@@ -42,8 +42,8 @@ def law_findings(rows: Sequence[Row], laws: "Laws", at: Judged | None) -> list[F
     """What the laws warn of, at the cell of the headline where there is one."""
     if at is not None:
         return [Finding(f"Law: {warning}.") for warning in at.prediction.warnings]
-    differences = "; ".join(laws.differences(rows[0].recipe))
-    return [Finding(f"The law is of another recipe than every run here: {differences}.")]
+    why = "; ".join(differences(rows[0], laws))
+    return [Finding(f"The law is of another recipe than every run here: {why}.")]
 
 
 def _edges(cells: Sequence[Cell]) -> list[Finding]:
