@@ -299,6 +299,29 @@ class TestFailures:
         (line,) = done.stderr.splitlines()
         assert "is the disk full?" in line
 
+    @pytest.mark.slow
+    def test_wandbs_process_dies(self, tmp_path: Path, server: FakeWandb) -> None:
+        """Killed in the middle (out of memory, say): one line, no traceback at exit, and the next run is reported."""
+        make_record(tmp_path, 0, config(wandb="online"))
+        code = (
+            "import os, signal, subprocess, time; from pathlib import Path; from hptransfer.records import Record;"
+            "from hptransfer.tracking import open_tracker, replay, tracker as module;"
+            f"record = Record(Path({str(tmp_path)!r}) / '0123456789abcdef'); config = record.config;"
+            "tracker = open_tracker(config, run_id='first', folder=record.path, facts={});\n"
+            "while not list(record.path.glob('wandb/run-*/*.wandb')): time.sleep(0.05)\n"
+            "time.sleep(1.5); own = ['ps', '-o', 'pid=,args=', '--ppid', str(os.getpid())]\n"
+            "for line in subprocess.check_output(own, text=True).splitlines():\n"
+            "    if 'wandb-core' in line: os.kill(int(line.split()[0]), signal.SIGKILL)\n"
+            "for step in range(1, 100): tracker.log({'step': step, 'loss': 1.0})\n"
+            "tracker.finish({'loss': 1.0}); module._silent_until = 0.0\n"
+            "after = open_tracker(config, run_id='second', folder=record.path, facts={})\n"
+            "after.log({'step': 1, 'loss': 1.0}); after.finish({'loss': 1.0})"
+        )
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+        assert (done.returncode, done.stdout) == (0, "")
+        assert len(done.stderr.splitlines()) == 1, done.stderr
+        assert server.runs["second"].history == [{"_step": 1, "step": 1, "train/loss": 1}]
+
     def test_one_wait_for_many_runs(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
         settings = config(wandb="online")
         record = make_record(tmp_path, 0, settings)

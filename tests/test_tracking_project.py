@@ -12,7 +12,7 @@ from wandb_runs import RESULT, clean_session, config, make_record, serving
 
 from hptransfer.errors import UserError
 from hptransfer.records import Record, read_rows
-from hptransfer.tracking import project, rows_from_wandb, session, sync
+from hptransfer.tracking import project, rows_from, rows_from_wandb, session, sync
 
 
 @pytest.fixture(autouse=True)
@@ -52,6 +52,14 @@ def test_sync_then_rows_are_the_records(tmp_path: Path, server: FakeWandb, monke
     for row in read_rows([tmp_path / "runs"]):
         same = replace(rows[f"wandb:{ENTITY}/ladder/{Path(row.source).name}"], source=row.source)
         assert repr(same) == repr(row)  # nan is not equal to itself
+
+
+def test_folders_and_projects_side_by_side(tmp_path: Path, server: FakeWandb) -> None:
+    make_runs(tmp_path, LRS)
+    sync([tmp_path])
+    rows = rows_from([tmp_path, f"wandb:{ENTITY}/hptransfer"])
+    assert [row.lr for row in rows] == LRS * 2
+    assert rows_from([tmp_path])[0].source == str(tmp_path / ("0" * 16))
 
 
 def test_sync_again_doubles_nothing(tmp_path: Path, server: FakeWandb) -> None:

@@ -11,8 +11,7 @@ from wandb_runs import clean_session, serving
 
 from hptransfer.errors import UserError
 from hptransfer.records import Row
-from hptransfer.sections import Tracking
-from hptransfer.tracking.publishing import publish
+from hptransfer.tracking.publishing import EVIDENCE, publish
 from hptransfer.tracking.workspace import CURVES, SCATTERS, build_workspace, save_workspace
 
 
@@ -51,9 +50,8 @@ def test_publish(tmp_path: Path, server: FakeWandb) -> None:
     tuned, report = tmp_path / "target_tuned.yaml", tmp_path / "report.html"
     tuned.write_text("model: {width: 512}\n")
     report.write_text("<h1>Evidence</h1>")
-    where = publish(
-        sweep_rows(), Tracking(group="ladder", name="evidence"), tmp_path / "runs", tuned=tuned, report=report
-    )
+    tracking = EVIDENCE.model_copy(update={"group": "ladder"})
+    where = publish(sweep_rows(), tmp_path / "runs", tracking, tuned=tuned, report=report)
     (run,) = server.runs.values()
     assert where.endswith(run.name)
     assert (run.state, run.group, run.job_type, run.display_name) == ("finished", "ladder", "report", "evidence")
@@ -89,7 +87,7 @@ def test_publish(tmp_path: Path, server: FakeWandb) -> None:
 
 
 def test_publish_offline(tmp_path: Path) -> None:
-    where = Path(publish(sweep_rows(), Tracking(), tmp_path / "runs", mode="offline"))
+    where = Path(publish(sweep_rows(), tmp_path / "runs", mode="offline"))
     assert list(where.glob("*.wandb"))
     assert list(where.rglob("*.png"))
     assert not list((tmp_path / "home").rglob("*table*"))

@@ -6,13 +6,16 @@ from pathlib import Path
 from typing import Any
 
 from hptransfer.errors import UserError
-from hptransfer.records import Record, Row, find_records, row_of
+from hptransfer.records import Record, Row, find_records, read_rows, row_of
 from hptransfer.tracking.session import ended_run, ending, log_row, quiet_wandb, summarize
 
 Say = Callable[[str], None]
 
 OnRun = Callable[[int, int], None]
 """(runs done, of how many)"""
+
+PREFIX = "wandb:"
+"""Of the name of a W&B project or run where a path could stand too."""
 
 PAGE = 200
 """Runs asked for at a time."""
@@ -68,13 +71,21 @@ def reaching_wandb(what: str) -> Iterator[None]:
         raise UserError(f"W&B: {what}: {reason}") from problem
 
 
+def rows_from(sources: Sequence[Path | str], warn: Say | None = None) -> list[Row]:
+    """Rows from run folders, CSV files and, as `wandb:entity/project`, W&B projects."""
+    projects = [str(source) for source in sources if str(source).startswith(PREFIX)]
+    local = [source for source in sources if str(source) not in projects]
+    rows = read_rows(local, warn) if local else []
+    return [*rows, *(row for name in projects for row in rows_from_wandb(name.removeprefix(PREFIX), warn))]
+
+
 def rows_from_wandb(project: str, warn: Say | None = None) -> list[Row]:
     """Every ended run of ours in `entity/project` as a row, each once however often it was reported.
 
     `warn(line)` hears what was left out. A row's source is `wandb:entity/project/run`.
     """
     with reaching_wandb(project):
-        known = [(f"wandb:{project}/{run.id}", run.config, dict(run.summary)) for run in _runs(project)]
+        known = [(f"{PREFIX}{project}/{run.id}", run.config, dict(run.summary)) for run in _runs(project)]
     ended = [entry for entry in known if "run" in entry[1] and "status" in entry[2]]
     if warn and len(ended) < len(known):
         warn(f"W&B: {project}: {len(known) - len(ended)} of {len(known)} runs have not ended or are not ours; left out")

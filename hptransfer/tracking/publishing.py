@@ -22,23 +22,25 @@ if TYPE_CHECKING:
 
 DPI = 150
 
+EVIDENCE = Tracking(name="evidence", job_type="report")
+
 
 def publish(
     rows: Sequence[Row],
-    tracking: Tracking,
     folder: Path,
+    tracking: Tracking = EVIDENCE,
     *,
     laws: "Laws | None" = None,
     tuned: Path | None = None,
     report: Path | None = None,
     mode: Mode = "online",
 ) -> str:
-    """Publishes a sweep's evidence; the address, or offline the folder. `folder` takes W&B's own files.
+    """Publishes a sweep's evidence; its address, or offline its folder. `folder` takes W&B's own files.
 
     `tuned`, the target's config, becomes an artifact; `report`, one HTML file, a panel.
     """
-    with reaching_wandb(f"sweep of {len(rows)} runs"), _staging(folder):
-        run = init(tracking.model_copy(update={"job_type": "report"}), folder, mode, PATIENCE)
+    with reaching_wandb(f"evidence of {len(rows)} runs"), _staging(folder):
+        run = init(tracking, folder, mode, PATIENCE)
         where = run.url or str(Path(run.settings.sync_file).parent)
         with ending(run):
             run.log({**_charts(rows), **_images(rows, laws), **_html(report)})

@@ -122,6 +122,15 @@ def quiet_wandb(mode: Mode = "online") -> Any:
     return wandb
 
 
+def forget_broken(problem: Exception) -> None:
+    """Lets go of wandb's own process where that has died, so that neither the next run nor the exit trips over it."""
+    if isinstance(problem, ConnectionError) or type(problem).__name__ == "MailboxClosedError":
+        import wandb
+
+        with suppress(Exception):
+            wandb.teardown()
+
+
 def log_row(run: "wandb.Run", metrics: Mapping[str, float]) -> None:
     """One row of the history, unless the server has it from before."""
     step = int(metrics["step"])

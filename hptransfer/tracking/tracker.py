@@ -13,7 +13,17 @@ from weakref import finalize
 from hptransfer.config import RunConfig
 from hptransfer.records import Record
 from hptransfer.sections import Tracking
-from hptransfer.tracking.session import START, LocalRun, Mode, ended_run, ending, log_row, mode_of, summarize
+from hptransfer.tracking.session import (
+    START,
+    LocalRun,
+    Mode,
+    ended_run,
+    ending,
+    forget_broken,
+    log_row,
+    mode_of,
+    summarize,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -127,6 +137,7 @@ def _work(
         return
     except Exception as problem:
         warn(local.folder, problem)
+        forget_broken(problem)
 
 
 def open_tracker(config: RunConfig, *, run_id: str, folder: Path, facts: Mapping[str, Any]) -> Tracker:
