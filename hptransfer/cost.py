@@ -1,6 +1,5 @@
 """What a step costs, measured on the meta device: no memory is taken, nothing is computed."""
 
-import importlib
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -10,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
+from hptransfer.modelfile import ModelFile
 from hptransfer.parametrization import Multipliers
 from hptransfer.shapes import Shape
 
@@ -26,7 +26,7 @@ class Cost:
 
 
 @lru_cache(maxsize=256)
-def cost_per_sequence(name: str, key: tuple[tuple[str, Any], ...]) -> Cost:
+def cost_per_sequence(model: ModelFile, key: tuple[tuple[str, Any], ...]) -> Cost:
     """The cost of a model of this shape (the shape's items, sorted)."""
     shape = Shape(**dict(key))
     kept: dict[int, int] = {}
@@ -37,10 +37,11 @@ def cost_per_sequence(name: str, key: tuple[tuple[str, Any], ...]) -> Cost:
         return tensor
 
     with torch.device("meta"):
-        model = importlib.import_module(f"models.{name}").build(shape, Multipliers())
+        module = model.build(shape, Multipliers())
         inputs = torch.zeros(1, shape.seq_len, dtype=torch.long)
         counter = FlopCounterMode(display=False)
-        with counter, torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-            torch.autograd.backward(F.cross_entropy(model(inputs).flatten(0, 1), inputs.flatten()))
-    weights = sum(parameter.untyped_storage().nbytes() for parameter in model.parameters())
+        kept_tensors = torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
+        with model.running("forward(inputs)"), counter, kept_tensors:
+            torch.autograd.backward(F.cross_entropy(module(inputs).flatten(0, 1), inputs.flatten()))
+    weights = sum(parameter.untyped_storage().nbytes() for parameter in module.parameters())
     return Cost(flops=float(counter.get_total_flops()), activation_bytes=max(0, sum(kept.values()) - weights))

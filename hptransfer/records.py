@@ -13,6 +13,7 @@ from typing import Any
 from hptransfer.config import RunConfig, load_config
 from hptransfer.errors import UserError, did_you_mean
 from hptransfer.files import write_atomic, writing
+from hptransfer.modelfile import content_hash, is_file
 
 NUMERICS_VERSION = 1
 """Raised whenever a change of ours changes the numbers of a run."""
@@ -152,6 +153,9 @@ def identity(config: RunConfig, data_fingerprint: str) -> str:
     for section, keys in NOT_IDENTITY.items():
         plain[section] = {key: value for key, value in plain[section].items() if key not in keys}
     parts = {"config": plain, "data": data_fingerprint, "numerics": NUMERICS_VERSION}
+    if is_file(config.model.name):  # the file's content counts, its path does not
+        plain["model"]["name"] = config.model.name.rpartition(":")[2]
+        parts["model"] = content_hash(config.model.name)
     return hashlib.sha256(to_json(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -162,7 +166,7 @@ def recipe(config: RunConfig, data_fingerprint: str = "") -> dict[str, str | flo
         "parametrization": parametrization.name,
         "base_width": parametrization.base_width,
         "base_depth": parametrization.base_depth,
-        "model": config.model.name,
+        "model": _model(config.model.name),
         "optimizer": config.optimizer.name,
         "schedule": config.schedule.name,
         "warmup": config.schedule.warmup,
@@ -171,6 +175,11 @@ def recipe(config: RunConfig, data_fingerprint: str = "") -> dict[str, str | flo
         "precision": config.train.precision,
     }
     return {key: value for key, value in values.items() if value is not None}
+
+
+def _model(name: str) -> str:
+    """A model's name; that of a user's file without its folder, with the beginning of its content's hash."""
+    return f"{Path(name).name}:{content_hash(name)[:8]}" if is_file(name) else name
 
 
 def finite(value: Any) -> Any:

@@ -1,13 +1,11 @@
 """From a run config to a plan: every number of every tensor, the budget and the cost, before any compute is spent."""
 
 import hashlib
-import importlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from fnmatch import fnmatchcase
 from functools import lru_cache
 from math import prod
-from types import ModuleType
 from typing import Any
 
 import torch
@@ -16,6 +14,7 @@ from torch import nn
 from hptransfer.config import DEFAULT_TOKENS_PER_PARAM, RunConfig
 from hptransfer.cost import Cost, cost_per_sequence
 from hptransfer.errors import UserError, did_you_mean
+from hptransfer.modelfile import ModelFile, find_model, has_heads
 from hptransfer.optimizers import GROUPS, Together, make, quoted
 from hptransfer.parametrization import (
     FAMILIES,
@@ -26,6 +25,7 @@ from hptransfer.parametrization import (
     most_specific,
     rule,
 )
+from hptransfer.sections import OptimizerConfig, Parametrization
 from hptransfer.shapes import Shape
 
 NOT_COUNTED = ("embedding.token", "embedding.position", "readout")
@@ -96,7 +96,7 @@ class Plan:
     @property
     def cost(self) -> Cost:
         """FLOPs and memory of one sequence."""
-        return cost_per_sequence(self.config.model.name, _key(self.config.shape))
+        return cost_per_sequence(find_model(self.config.model.name), _key(self.config.shape))
 
     @property
     def flops_per_token(self) -> float:
@@ -171,7 +171,7 @@ def build(plan: Plan) -> nn.Module:
     every order of building.
     """
     output = plan.multipliers.output * next((t.multiplier for t in plan.tensors if t.role.startswith("readout")), 1.0)
-    model = _build(plan.config.model.name, plan.config.shape, replace(plan.multipliers, output=output))
+    model = find_model(plan.config.model.name).build(plan.config.shape, replace(plan.multipliers, output=output))
     initialise(model, plan)
     return model
 
@@ -181,17 +181,25 @@ def initialise(model: nn.Module, plan: Plan) -> None:
     """Draws every parameter of the model as the plan says."""
     parameters = dict(model.named_parameters())
     for tensor in plan.tensors:
-        digest = hashlib.sha256(f"{plan.config.train.seed}/{tensor.name}".encode()).digest()
-        generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "little", signed=True))
-        drawn = torch.normal(tensor.init_mean, tensor.init_std, tensor.shape, generator=generator)
-        parameters[tensor.name].copy_(drawn)
+        parameters[tensor.name].copy_(draw(tensor, plan.config.train.seed))
+
+
+def draw(tensor: TensorPlan, seed: int) -> torch.Tensor:
+    """The initial values of one tensor, which depend on (seed, tensor name) and its planned mean and std alone."""
+    digest = hashlib.sha256(f"{seed}/{tensor.name}".encode()).digest()
+    generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "little", signed=True))
+    return torch.normal(tensor.init_mean, tensor.init_std, tensor.shape, generator=generator, device="cpu")
 
 
 def param_groups(model: nn.Module, plan: Plan) -> list[dict[str, Any]]:
     """Groups for torch.optim: tensors with equal numbers share one; `names` and `peak_lr` say what is in it."""
-    parameters = dict(model.named_parameters())
+    return grouped(dict(model.named_parameters()), plan.tensors)
+
+
+def grouped(parameters: Mapping[str, nn.Parameter], tensors: Iterable[TensorPlan]) -> list[dict[str, Any]]:
+    """The groups of these tensors, their parameters found by name."""
     groups: dict[str, dict[str, Any]] = {}
-    for tensor in plan.tensors:
+    for tensor in tensors:
         numbers = {"optimizer": tensor.optimizer, **GROUPS[tensor.optimizer](tensor)}
         group = groups.setdefault(repr(numbers), {**numbers, "params": [], "names": [], "peak_lr": numbers["lr"]})
         group["params"].append(parameters[tensor.name])
@@ -218,9 +226,9 @@ def assign_roles(names: list[str], patterns: Mapping[str, str], model: str) -> d
 
 def _shapes_and_roles(config: RunConfig) -> tuple[Mapping[str, tuple[int, ...]], dict[str, str]]:
     """Dimensions and role of every parameter."""
-    name = config.model.name
-    shapes = tensor_shapes(name, _key(config.shape))
-    roles = assign_roles(list(shapes), _module(name).ROLES, f"models/{name}.py")
+    model = find_model(config.model.name)
+    shapes = tensor_shapes(model, _key(config.shape))
+    roles = assign_roles(list(shapes), model.roles, model.file)
     _check_role_keys(config, set(roles.values()))
     return shapes, roles
 
@@ -228,16 +236,29 @@ def _shapes_and_roles(config: RunConfig) -> tuple[Mapping[str, tuple[int, ...]],
 def _tensor_plans(
     config: RunConfig, shapes: Mapping[str, tuple[int, ...]], roles: Mapping[str, str], run: Ratios
 ) -> tuple[TensorPlan, ...]:
-    base_shapes = tensor_shapes(config.model.name, _key(config.base_shape))
+    base_shapes = tensor_shapes(find_model(config.model.name), _key(config.base_shape))
     return tuple(
-        _tensor_plan(config, name, shape, roles[name], ratios_of(roles[name], shape, base_shapes[name], run))
+        tensor_plan(
+            config.parametrization,
+            config.optimizer,
+            name,
+            shape,
+            roles[name],
+            ratios_of(roles[name], shape, base_shapes[name], run),
+        )
         for name, shape in shapes.items()
     )
 
 
-def _tensor_plan(config: RunConfig, name: str, shape: tuple[int, ...], role: str, ratios: Ratios) -> TensorPlan:
+def tensor_plan(
+    parametrization: Parametrization,
+    optimizer: OptimizerConfig,
+    name: str,
+    shape: tuple[int, ...],
+    role: str,
+    ratios: Ratios,
+) -> TensorPlan:
     """The numbers of one tensor: the value quoted at the base shape, times the role's rule, times the user's factor."""
-    parametrization, optimizer = config.parametrization, config.optimizer
     row = rule(parametrization.name, FAMILIES[optimizer.name], role)
     alpha = parametrization.depth_exponent
     by = row.optimizer or optimizer.name
@@ -323,27 +344,17 @@ def _run_ratios(config: RunConfig) -> Ratios:
 def _fixed_head(config: RunConfig) -> dict[str, Any]:
     """The head size that a default stands for, so that a resolved config does not depend on the default."""
     shape = config.shape
-    given = getattr(config.model, "heads", None) or not hasattr(shape, "head_dim")
+    given = getattr(config.model, "heads", None) or not has_heads(shape)
     return {} if given else {"head_dim": shape.head_dim}
 
 
 def _attention(config: RunConfig) -> float:
     """The factor on the attention logits; 1 for a model without attention heads."""
-    if not hasattr(config.shape, "head_dim"):
+    if not has_heads(config.shape):
         return 1.0
     scheme, head_dim = SCHEMES[config.parametrization.name], config.shape.head_dim
     base = config.base_shape.head_dim if scheme.needs else head_dim if scheme.attention == 0.5 else 1
     return attention_scale(config.parametrization.name, head_dim, base)
-
-
-def _module(name: str) -> ModuleType:
-    return importlib.import_module(f"models.{name}")
-
-
-def _build(name: str, shape: Shape, multipliers: Multipliers) -> nn.Module:
-    model = _module(name).build(shape, multipliers)
-    assert isinstance(model, nn.Module)
-    return model
 
 
 def _key(shape: Shape) -> tuple[tuple[str, Any], ...]:
@@ -352,8 +363,8 @@ def _key(shape: Shape) -> tuple[tuple[str, Any], ...]:
 
 
 @lru_cache(maxsize=256)
-def tensor_shapes(name: str, key: tuple[tuple[str, Any], ...]) -> Mapping[str, tuple[int, ...]]:
+def tensor_shapes(model: ModelFile, key: tuple[tuple[str, Any], ...]) -> Mapping[str, tuple[int, ...]]:
     """Dimensions of every parameter of a model, found on the meta device."""
     with torch.device("meta"):
-        model = _build(name, Shape(**dict(key)), Multipliers())
-    return {parameter: tuple(tensor.shape) for parameter, tensor in model.named_parameters()}
+        module = model.build(Shape(**dict(key)), Multipliers())
+    return {name: tuple(parameter.shape) for name, parameter in module.named_parameters()}

@@ -1,5 +1,7 @@
 """The sections of a run config: strict, frozen, typed. A field's docstring is its description in the JSON Schema."""
 
+import re
+from collections.abc import Callable
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
@@ -64,6 +66,11 @@ class Section(BaseModel):
     )
 
 
+def _one_of_heads_and_head_dim(heads: int | None, head_dim: int | None) -> None:
+    if heads is not None and head_dim is not None:
+        raise ValueError(f"give heads (= {heads}) or head_dim (= {head_dim}), not both: the one given stays fixed")
+
+
 class GPT(Section):
     """A decoder-only transformer (models/gpt.py)."""
 
@@ -90,10 +97,7 @@ class GPT(Section):
 
     @model_validator(mode="after")
     def _one_head_size(self) -> "GPT":
-        if self.heads is not None and self.head_dim is not None:
-            raise ValueError(
-                f"give heads (= {self.heads}) or head_dim (= {self.head_dim}), not both: the one given stays fixed"
-            )
+        _one_of_heads_and_head_dim(self.heads, self.head_dim)
         return self
 
 
@@ -109,6 +113,43 @@ class MLP(Section):
     """Tokens that a prediction sees."""
     ffn_ratio: Positive = 4.0
     """Width of a block's hidden layer over `width`."""
+
+
+def _free(value: Any) -> Any:
+    """A key that only a user's own build knows: one number, text, true or false."""
+    if isinstance(value, str) and re.fullmatch(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+", value):  # as in _number
+        return float(value)
+    if not isinstance(value, (bool, int, float, str)):
+        raise ValueError(f"expected a number, a text, true or false, got {value!r}")
+    return value
+
+
+class Custom(Section):
+    """A model of your own: `name: path/to/file.py:build`, with ROLES beside it. `build` finds all keys in its shape,
+    those that only it knows too."""
+
+    model_config = ConfigDict(extra="allow")
+    __pydantic_extra__: dict[str, Annotated[Any, BeforeValidator(_free)]]
+
+    name: Annotated[str, Field(pattern=r"^.+\.py:[A-Za-z_]\w*$")]
+    """File, from the current folder, and the function in it."""
+    width: Count
+    """Size of the residual stream."""
+    depth: Count
+    """Number of residual blocks."""
+    heads: Count | None = None
+    """Number of attention heads. Of `heads` and `head_dim` the one given stays fixed; neither: no attention."""
+    head_dim: Count | None = None
+    """Size of a head."""
+    kv_heads: Count | None = None
+    """Key and value heads. Default: as many as heads."""
+    ffn_ratio: Positive = 4.0
+    """Width of the MLP's hidden layer over `width`."""
+
+    @model_validator(mode="after")
+    def _one_head_size(self) -> "Custom":
+        _one_of_heads_and_head_dim(self.heads, self.head_dim)
+        return self
 
 
 class Factors(Section):
@@ -386,20 +427,24 @@ class Tracking(Section):
     tags: list[str] = []
 
 
-def _tag(key: str, default: str) -> Discriminator:
+def _tag(key: str, default: str, kind: Callable[[str], str] = str) -> Discriminator:
     """Unions are told apart by one key, which has a default."""
 
     def read(value: Any) -> str:
         if isinstance(value, dict):
-            return str(value.get(key, default))
-        return str(getattr(value, key, default))
+            return kind(str(value.get(key, default)))
+        return kind(str(getattr(value, key, default)))
 
     return Discriminator(read)
 
 
+FILE = "path/to/file.py:build"
+"""Stands for every name of a user's model file."""
+
+
 ModelConfig = Annotated[
-    Annotated[GPT, Tag("gpt")] | Annotated[MLP, Tag("mlp")],
-    _tag("name", "gpt"),
+    Annotated[GPT, Tag("gpt")] | Annotated[MLP, Tag("mlp")] | Annotated[Custom, Tag(FILE)],
+    _tag("name", "gpt", lambda name: FILE if ".py" in name else name),
 ]
 OptimizerConfig = Annotated[
     Annotated[AdamW, Tag("adamw")] | Annotated[SGD, Tag("sgd")] | Annotated[Muon, Tag("muon")],

@@ -3,7 +3,7 @@
 from types import SimpleNamespace
 from typing import Any
 
-from hptransfer.sections import GPT, DataConfig, ModelConfig, Parametrization, Tokens
+from hptransfer.sections import GPT, Custom, DataConfig, ModelConfig, Parametrization, Tokens
 
 Shape = SimpleNamespace
 """The model section's keys, all of them numbers, with vocab_size and seq_len (models/*.py: build takes one)."""
@@ -17,12 +17,14 @@ def shape_at(model: ModelConfig, parametrization: Parametrization, data: DataCon
     ValueError, key path first, where heads and width do not fit each other.
     """
     keys: dict[str, Any] = model.model_dump(exclude={"name"})
+    if isinstance(model, Custom):
+        keys = {key: value for key, value in keys.items() if value is not None}
     keys |= {"vocab_size": vocab_size(data), "seq_len": data.seq_len}
     base_width = parametrization.base_width or model.width
     if base:
         keys["width"] = base_width
         keys["ffn_ratio"] = parametrization.base_ffn_ratio or model.ffn_ratio
-    if isinstance(model, GPT):
+    if isinstance(model, GPT) or (isinstance(model, Custom) and (model.heads or model.head_dim)):
         heads, kv_heads = _target_heads(model, base_width)
         if base:
             heads, kv_heads = _base_heads(model, parametrization, heads, kv_heads, base_width)
@@ -42,7 +44,7 @@ def default_head_dim(base_width: int) -> int:
     return next(size for size in (64, 32, 16, 8, 4, 2, 1) if base_width % size == 0)
 
 
-def _target_heads(model: GPT, base_width: int) -> tuple[int, int]:
+def _target_heads(model: GPT | Custom, base_width: int) -> tuple[int, int]:
     """(heads, kv_heads) of the model."""
     if model.heads is not None:
         heads = model.heads
@@ -58,7 +60,7 @@ def _target_heads(model: GPT, base_width: int) -> tuple[int, int]:
 
 
 def _base_heads(
-    model: GPT, parametrization: Parametrization, heads: int, kv_heads: int, base_width: int
+    model: GPT | Custom, parametrization: Parametrization, heads: int, kv_heads: int, base_width: int
 ) -> tuple[int, int]:
     """(heads, kv_heads) at the base: of heads and head_dim the one given stays, or base_head_dim says."""
     head_dim = parametrization.base_head_dim
@@ -91,6 +93,6 @@ def _divides(path: str, part: int, whole: int, of: str) -> None:
     raise ValueError(f"{path}: {part} does not divide {of} = {whole}; nearest: {' or '.join(map(str, near))}")
 
 
-def _even_head(model: GPT, head_dim: int) -> None:
-    if model.positions == "rope" and head_dim % 2:
+def _even_head(model: GPT | Custom, head_dim: int) -> None:
+    if isinstance(model, GPT) and model.positions == "rope" and head_dim % 2:
         raise ValueError(f"model.head_dim: {head_dim} is odd; positions: rope turns pairs, so it must be even")
