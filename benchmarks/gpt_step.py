@@ -12,6 +12,7 @@ CUDA alone; the fair reference has it here too, as our training does. Its GPTCon
 
 import argparse
 import csv
+import os
 import platform
 import random
 import sys
@@ -187,10 +188,9 @@ def main() -> None:
     for name, *cells in table:
         print(f"{name:38}", *(f"{cell:>12}" for cell in cells))
     if options.output:
+        machine = f"{platform.machine()}, load {os.getloadavg()[1]:.1f} on {os.cpu_count()} cores"
         with options.output.open("w", newline="") as file:
-            print(
-                f"# python {' '.join(sys.argv)}; torch {torch.__version__}, {platform.machine()}, one thread", file=file
-            )
+            print(f"# python {' '.join(sys.argv)}; torch {torch.__version__}, {machine}", file=file)
             csv.writer(file, lineterminator="\n").writerows(table)
 
 
