@@ -190,13 +190,14 @@ def test_ctrl_c_leaves_checkpoints_and_the_same_command_continues() -> None:
     os.killpg(process.pid, signal.SIGINT)
     code, _, err = finish(process)
     assert code == 130 and "continue" in err and "Traceback" not in err
-    wait_for(lambda: group_is_empty(process.pid), 20)
+    wait_for(lambda: group_is_empty(process.pid), 60)
     assert list(Path("runs").glob("*/checkpoint.pt")) and not list(Path("runs").glob("*/failure.json"))
     code, out, err = finish(start())
     assert code == 0 and not err, (out, err)
     assert len(results()) == 4 and not list(Path("runs").glob("*/checkpoint.pt"))
 
 
+@pytest.mark.slow
 def test_two_sweeps_on_one_folder_share_the_work() -> None:
     write_sweep(**{"optimizer.lr": {"values": [0.001 * 1.3**i for i in range(10)]}})
     seen: dict[str, int] = {}

@@ -1,9 +1,14 @@
 """The live display of a sweep: FLOPs done, runs by state, time left. Silent where nobody watches."""
 
+import time
+
 from tqdm import tqdm
 
 from hptransfer.sweeps.search import Search
 from hptransfer.sweeps.status import expected_flops, progress
+
+REFRESH = 0.5
+"""Seconds between two looks at the records."""
 
 FORMAT = "{desc}: {percentage:3.0f}%|{bar}| {postfix} [{elapsed}<{remaining}]"
 
@@ -12,7 +17,7 @@ class Bar:
     """A progress bar over FLOPs, since runs differ in size. `show` is False, or True for where stderr is a terminal."""
 
     def __init__(self, search: Search, show: bool) -> None:
-        self.search = search
+        self.search, self.looked = search, time.monotonic()
         now = progress(search.runs)
         self._bar = tqdm(
             desc=search.file.name,
@@ -25,8 +30,9 @@ class Bar:
         self._bar.set_postfix_str(str(now))
 
     def refresh(self) -> None:
-        """Looks at the records and shows what they say."""
-        if not self._bar.disable:
+        """Looks at the records, if the last look is a while ago, and shows what they say."""
+        if not self._bar.disable and time.monotonic() - self.looked >= REFRESH:
+            self.looked = time.monotonic()
             now = progress(self.search.runs)
             self._bar.total = expected_flops(self.search, now)
             self._bar.set_postfix_str(str(now), refresh=False)
@@ -40,5 +46,6 @@ class Bar:
 
     def close(self) -> None:
         """Shows the last state and lets the terminal go."""
+        self.looked = -REFRESH
         self.refresh()
         self._bar.close()

@@ -5,7 +5,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from multiprocessing import forkserver
@@ -13,6 +13,7 @@ from multiprocessing.connection import Connection, wait
 from queue import SimpleQueue
 from typing import Any
 
+from hptransfer.sweeps.devices import environment_of
 from hptransfer.sweeps.jobs import ATTEMPTS, Job, Outcome, run_job
 
 Work = Callable[[Job, Callable[[], bool]], Outcome]
@@ -27,9 +28,10 @@ ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_
 class Worker:
     """A worker process and the pipe to it."""
 
-    def __init__(self, context: Any, work: Work) -> None:
+    def __init__(self, context: Any, work: Work, environment: Mapping[str, str]) -> None:
+        self.environment = environment
         self.pipe, theirs = context.Pipe()
-        self.process = context.Process(target=serve, args=(theirs, work), daemon=True)
+        self.process = context.Process(target=serve, args=(theirs, work, environment), daemon=True)
         self.process.start()
         theirs.close()
 
@@ -73,7 +75,7 @@ def warm_up() -> Any:
 class LocalExecutor:
     """`workers` processes; a worker that dies is replaced and its trial tried once more."""
 
-    def __init__(self, workers: int, timeout: float | None = None, work: Work = run_job) -> None:
+    def __init__(self, workers: int, timeout: float | None = None, devices: int = 0, work: Work = run_job) -> None:
         self.slots = workers
         self._timeout, self._work = timeout, work
         self._context = warm_up()
@@ -81,8 +83,8 @@ class LocalExecutor:
         self._stopping = False
         self._workers: list[Worker] = []
         self._idle: SimpleQueue[Worker] = SimpleQueue()
-        for _ in range(workers):
-            self._idle.put(self._start())
+        for number in range(workers):
+            self._idle.put(self._start(environment_of(number, devices)))
         self._threads = ThreadPoolExecutor(workers)
 
     def submit(self, job: Job) -> "Future[Outcome]":
@@ -108,9 +110,9 @@ class LocalExecutor:
             worker.kill()
             worker.pipe.close()
 
-    def _start(self) -> Worker:
+    def _start(self, environment: Mapping[str, str]) -> Worker:
         with self._starting, _environment(ONE_THREAD):
-            worker = Worker(self._context, self._work)
+            worker = Worker(self._context, self._work, environment)
             self._workers.append(worker)
             return worker
 
@@ -138,7 +140,7 @@ class LocalExecutor:
         code = worker.kill()
         worker.pipe.close()
         self._workers.remove(worker)
-        self._idle.put(self._start())
+        self._idle.put(self._start(worker.environment))
         return code
 
 
@@ -164,18 +166,20 @@ def _environment(values: dict[str, str]) -> Iterator[None]:
                 os.environ[name] = value
 
 
-def serve(pipe: Connection, work: Work) -> None:
+def serve(pipe: Connection, work: Work, environment: Mapping[str, str]) -> None:
     """The worker process: a job, its outcome, the next job, until the parent says None or dies.
 
-    Ctrl-C reaches every process of the terminal, a scheduler's SIGTERM every process of the job; only the parent acts
-    on them, and tells the workers, who stop between two steps.
+    Ctrl-C reaches every process of the terminal, a scheduler's SIGTERM every process of the job. Only the parent acts
+    on them and tells the workers, who stop between two steps.
     """
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
+    os.environ.update(environment)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
         while (job := pipe.recv()) is not None:
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
             pipe.send(work(job, pipe.poll))
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
     except (EOFError, OSError):
         return
 

@@ -35,6 +35,19 @@ class SweepResult:
         """For people: what would be run (dry run), or what came of it."""
         return self.plan() if self.dry_run else self.table()
 
+    def to_dict(self) -> dict[str, Any]:
+        """For scripts."""
+        now = progress(self.runs)
+        return {
+            "name": self.search.file.name,
+            "states": now.states,
+            "to_be_proposed": max(0, self.search.left),
+            "flops": expected_flops(self.search, now),
+            "flops_done": now.flops_done,
+            "seconds_left": seconds_left(self.search, self.workers),
+            "runs": [self._row(run).to_dict() for run in self.runs],
+        }
+
     def table(self) -> str:
         """Every run, best first, then those that failed with their messages."""
         rows = sorted((self._row(run) for run in self.runs), key=lambda row: row.loss)
@@ -93,6 +106,20 @@ class _Row:
     loss: float = math.inf
     seconds: float | None = None
     message: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """For scripts."""
+        return {
+            "folder": str(self.run.record.path),
+            "overrides": dict(self.run.trial.overrides),
+            "params": self.run.params,
+            "tokens": self.run.tokens,
+            "flops": self.run.flops,
+            "status": self.status,
+            "loss": self.loss,
+            "seconds": self.seconds,
+            "message": self.message,
+        }
 
     def cells(self) -> list[str]:
         loss = f"{self.loss:.4f}" if math.isfinite(self.loss) else "-"

@@ -11,9 +11,10 @@ from typing import Any
 from hptransfer import tracking
 from hptransfer.errors import UserError, did_you_mean
 from hptransfer.records import write_json
-from hptransfer.sweeps.bar import Bar
+from hptransfer.sweeps.bar import REFRESH, Bar
 from hptransfer.sweeps.cluster import ray_executor, slurm_executor
 from hptransfer.sweeps.config import Sweep, load_sweep
+from hptransfer.sweeps.devices import accelerators, check_memory
 from hptransfer.sweeps.early import EarlyStop, rungs_of
 from hptransfer.sweeps.jobs import Executor, Job, Outcome, attempts
 from hptransfer.sweeps.local import LocalExecutor, warm_up
@@ -23,9 +24,6 @@ from hptransfer.sweeps.search import Search
 from hptransfer.sweeps.trials import Run
 
 EXECUTORS = ("local", "slurm", "ray")
-
-REFRESH = 0.5
-"""Seconds between two looks at the records for the progress bar."""
 
 ASK_AGAIN = 1.0
 """Seconds until a run that another process is training is asked for again."""
@@ -42,9 +40,11 @@ def sweep(
     timeout: float | None = None,
     executor: str = "local",
     executor_options: Mapping[str, Any] | None = None,
+    trials_per_device: int = 1,
     show_progress: bool = True,
 ) -> SweepResult:
-    """Runs a sweep, or what is left of it; `dry_run` only looks. Default: as many workers as cores.
+    """Runs a sweep, or what is left of it; `dry_run` only looks. Default: as many workers as cores, or, where trials
+    train on accelerators, `trials_per_device` on each.
 
     What has a result is not run again, what has failed only with `retry_failed`. `timeout` is in seconds per local
     trial; `executor_options` go to submitit or Ray. UserError before anything starts where the file, or one of its
@@ -54,15 +54,19 @@ def sweep(
     if executor == "local" and not dry_run:
         warm_up()
     search = open_search(path, runs, seed, design)
-    workers = workers or available_cores()
+    devices = accelerators(search.runs) if executor == "local" else 0
+    workers = workers or devices * trials_per_device or available_cores()
     result = SweepResult(search, workers, dry_run)
     if dry_run:
         return result
     replay(search.runs)
     todo = [run for run in search.runs if wants_running(run, retry_failed)]
     if count := len(todo) + search.left:
+        if devices:
+            check_memory(todo, -(-workers // devices))
+        workers = min(workers, count)
         with (
-            closing(open_executor(executor, min(workers, count), search.folder, timeout, executor_options)) as pool,
+            closing(open_executor(executor, workers, search.folder, timeout, devices, executor_options)) as pool,
             closing(Bar(search, show_progress)) as bar,
         ):
             Loop(search, pool, bar, result.failures).run(todo)
@@ -83,11 +87,16 @@ def open_search(path: Path | str, runs: Path | str, seed: int, design: str) -> S
 
 
 def open_executor(
-    name: str, workers: int, runs: Path, timeout: float | None, options: Mapping[str, Any] | None
+    name: str,
+    workers: int,
+    runs: Path,
+    timeout: float | None = None,
+    devices: int = 0,
+    options: Mapping[str, Any] | None = None,
 ) -> Executor:
     """The executor of this name; UserError where it is unknown or cannot be had."""
     if name == "local":
-        return LocalExecutor(workers, timeout)
+        return LocalExecutor(workers, timeout, devices)
     if name == "ray":
         return ray_executor(workers, runs, options or {})
     if name == "slurm":
@@ -135,7 +144,7 @@ class Loop:
             for run in sorted(todo, key=lambda run: -run.flops):
                 self.submit(run)
             self.settle_all()
-        except (KeyboardInterrupt, UserError):
+        except BaseException:
             self.leave_off()
             raise
 
@@ -178,7 +187,7 @@ class Loop:
             self.submit(run)
 
     def leave_off(self) -> None:
-        """Lets running trials write a checkpoint; a second Ctrl-C does not."""
+        """Whatever the reason, lets running trials write a checkpoint; a second Ctrl-C does not."""
         self.bar.say("stopping: running trials leave a checkpoint (Ctrl-C again: at once)")
         self.executor.stop()
         begun = [future for future in self.running if not future.cancelled()]

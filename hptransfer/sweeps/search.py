@@ -10,7 +10,7 @@ from hptransfer.files import make_folder
 from hptransfer.records import read_json, write_json
 from hptransfer.sweeps.config import Sweep
 from hptransfer.sweeps.samplers import Sampler, Tried
-from hptransfer.sweeps.space import Overrides
+from hptransfer.sweeps.space import Overrides, Parameter
 from hptransfer.sweeps.trials import Run, expand, resolve_runs, trial_at
 
 POINTS = "points.json"
@@ -93,8 +93,11 @@ def check_corners(file: Sweep) -> None:
 
 
 def corners(file: Sweep) -> Iterator[Overrides]:
-    """Points at which every value that a parameter can take at its ends is seen."""
-    space = file.config.space
-    ends = {key: p.values or [p.quantile(0.0), p.quantile(math.nextafter(1.0, 0.0))] for key, p in space.items()}
+    """Points at which every listed value and both ends of every range are seen (of a bell, its 0.1 % tails)."""
+    ends = {key: p.values or [p.quantile(u) for u in _ends(p)] for key, p in file.config.space.items()}
     for number in range(max(map(len, ends.values()))):
         yield {key: values[min(number, len(values) - 1)] for key, values in ends.items()}
+
+
+def _ends(parameter: Parameter) -> tuple[float, float]:
+    return (0.001, 0.999) if parameter.min is None else (0.0, math.nextafter(1.0, 0.0))

@@ -83,6 +83,8 @@ class Run:
     params: int
     tokens: int
     flops: float
+    memory: int
+    """Estimated bytes at peak."""
 
 
 def resolve_runs(sweep: Sweep, trials: Iterable[Trial], runs: Path) -> list[Run]:
@@ -100,5 +102,5 @@ def resolve_runs(sweep: Sweep, trials: Iterable[Trial], runs: Path) -> list[Run]
         if key not in fingerprints:
             fingerprints[key] = open_data(section, runs).fingerprint
         folder = runs / identity(plan.config, fingerprints[key])
-        resolved.setdefault(folder, Run(trial, Record(folder), plan.params, plan.tokens, plan.flops))
+        resolved.setdefault(folder, Run(trial, Record(folder), plan.params, plan.tokens, plan.flops, plan.memory))
     return list(resolved.values())
