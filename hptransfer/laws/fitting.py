@@ -19,8 +19,13 @@ FEW_RUNS = 4
 """Finished runs below which a cell says little about its own optimum."""
 
 
-def fit(rows: Sequence[Row], *, pool: bool = False, resamples: int = 1000, seed: int = 0) -> Laws:
-    """The laws in `rows`; UserError where they are of different recipes (unless `pool`) or hold nothing to fit."""
+def fit(
+    rows: Sequence[Row], *, pool: bool = False, resamples: int = 1000, seed: int = 0, validate: bool = True
+) -> Laws:
+    """The laws in `rows`; UserError where they are of different recipes (unless `pool`) or hold nothing to fit.
+
+    `validate` leaves out the largest size and the largest budget, each with a fit of its own.
+    """
     evidence = gather(rows, pool)
     settings: dict[str, str | float] = {"resamples": resamples, "seed": seed, "prior": _prior_name(evidence)}
     if evidence.problem is None:
@@ -29,7 +34,7 @@ def fit(rows: Sequence[Row], *, pool: bool = False, resamples: int = 1000, seed:
     spread = covariance(pooled, resamples, seed)
     optima = len(pooled.coefficients) - evidence.problem.floor_features.shape[1]
     cells = _fitted_cells(evidence, pooled)
-    validation = _validate(evidence, pooled, resamples, seed)
+    validation = _validate(evidence, pooled, resamples, seed) if validate else ()
     laws = Laws(
         recipe=evidence.recipe,
         data=_data(evidence),

@@ -157,18 +157,26 @@ def recommend(believed: Posterior, start: Floats, fixed: frozenset[str]) -> Floa
     return x
 
 
-def on_ridge(believed: Posterior, log_batch: float) -> tuple[Floats, Floats]:
-    """Optimum (d,) and its draws (draws, d) when the batch is fixed: the lr moves along the ridge."""
+def at_batch(believed: Posterior, log_batch: float) -> tuple[Floats, Floats]:
+    """Optimum (d,) and its draws (draws, d) when the batch is fixed: the lr moves with it.
+
+    The best lr lies between the ridge at that batch and the joint optimum, where both of its bowls pull the same way;
+    bisection finds where they balance.
+    """
     b = believed.coordinates.index("batch_tokens")
     names = shape_names(believed.coordinates)
     result = []
     for optimum, shape in ((believed.centre[None], believed.centre_shape[:, None]), (believed.optimum, believed.shape)):
-        moved = optimum.copy()
+        away = np.zeros_like(optimum)
+        away[:, b] = log_batch - optimum[:, b]
         if "lr" in believed.coordinates:
-            distance = {"batch_tokens": log_batch - optimum[:, b]}
-            moved[:, 0] -= ridge_offset(dict(zip(names, shape, strict=True)), distance)
-        moved[:, b] = log_batch
-        result.append(moved)
+            ridge = -ridge_offset(dict(zip(names, shape, strict=True)), {"batch_tokens": away[:, b]}) + away[:, 0]
+            low, high = np.minimum(ridge, 0.0), np.maximum(ridge, 0.0)
+            for _ in range(40):
+                away[:, 0] = (low + high) / 2
+                rising = evaluate(believed.coordinates, shape, away).excess_at[:, 0] > 0
+                low, high = np.where(rising, low, away[:, 0]), np.where(rising, away[:, 0], high)
+        result.append(optimum + away)
     return result[0][0], result[1]
 
 
@@ -182,7 +190,7 @@ def _hyperparameters(
         optimum, drawn = believed.centre, believed.optimum
         fixed: frozenset[str] = frozenset()
         if fixed_batch is not None and "batch_tokens" in laws.coordinates:
-            optimum, drawn = on_ridge(believed, math.log(fixed_batch))
+            optimum, drawn = at_batch(believed, math.log(fixed_batch))
             fixed = frozenset({"batch_tokens"})
         x = recommend(believed, optimum, fixed)
         estimates = _estimates(laws, target, x, optimum, drawn)
@@ -223,8 +231,8 @@ def _regret(believed: Posterior, x: Floats, fixed: frozenset[str]) -> dict[str, 
     if "batch_tokens" in believed.coordinates and not fixed:
         rounded, b = x.copy(), believed.coordinates.index("batch_tokens")
         rounded[b] = round(x[b] / math.log(2)) * math.log(2)
-        at_batch = recommend(believed, rounded, frozenset({"batch_tokens"}))
-        result["batch_rounded"] = float(np.expm1(expected_regret(believed, at_batch)))
+        again = recommend(believed, rounded, frozenset({"batch_tokens"}))
+        result["batch_rounded"] = float(np.expm1(expected_regret(believed, again)))
     return result
 
 
@@ -299,4 +307,7 @@ def _decades(laws: Laws, target: Mapping[str, float]) -> dict[str, float]:
 
 def _rivals(laws: Laws, target: Mapping[str, float], estimates: Mapping[str, Estimate]) -> dict[str, dict[str, float]]:
     """What the published laws that speak of the same kind of lr say here."""
-    return {}
+    from hptransfer.laws.published import rivals
+
+    name = str(laws.recipe.get("parametrization", ""))
+    return rivals(name, target["params"], target["tokens"], estimates["batch_tokens"].value)

@@ -22,7 +22,7 @@ class World:
     batch_exponents: tuple[float, float] = (0.0, 0.5)
     bend: float = 0.0
     """Of ln lr per (ln params)^2 / 2."""
-    shape: tuple[float, ...] = (math.log(0.03), 0.4, math.log(0.02), 0.1, -0.4, 0.2, 0.2)
+    shape: tuple[float, ...] = (math.log(0.03), 0.8, math.log(0.003), 3.0, math.log(0.02), 0.1, -0.4, 0.2, 0.2)
     """Of the valley over lr and batch, in the order of `valley.shape_names`."""
     noise: float = 0.002
     far_noise: float = 0.08
@@ -41,7 +41,9 @@ class World:
             bend=rng.normal(0.0, 0.02),
             shape=(
                 rng.normal(math.log(0.03), 0.6),
-                rng.uniform(0.0, 0.8),
+                rng.uniform(0.0, 1.2),
+                rng.normal(math.log(0.005), 1.0),
+                rng.uniform(2.0, 4.0),
                 rng.normal(math.log(0.02), 0.6),
                 rng.normal(0.0, 0.1),
                 rng.uniform(-0.6, -0.1),
@@ -71,7 +73,11 @@ class World:
 
     def floor(self, params: float, tokens: float) -> float:
         """Loss at the optimum, nats per token."""
-        return 1.2 + 0.8 * (params / BASE_PARAMS) ** -0.3 + 0.8 * (tokens / BASE_TOKENS) ** -0.3
+        return (
+            1.2
+            + 0.8 * math.exp(-0.3 * math.log(params / BASE_PARAMS))
+            + 0.8 * math.exp(-0.3 * math.log(tokens / BASE_TOKENS))
+        )
 
     def run(self, rng: np.random.Generator, params: float, tokens: float, optimum: Floats, x: Floats) -> Row:
         """One run at ln lr, ln batch."""

@@ -1,16 +1,19 @@
 """The valley: how much loss is lost at a distance from the optimum, with slopes in closed form.
 
-All distances are in natural logarithms, hyperparameter over its optimum; `excess` is loss over the floor, minus 1.
+All distances are in natural logarithms, hyperparameter over its optimum; `excess` is loss over the floor, minus 1: a
+of bowls, each of a distance s and an asymmetry k,
 
-    excess = 1/2 * sum over coordinates of curvature * warp(distance)^2
-    warp(s) = (exp(asymmetry * s) - 1) / asymmetry
+    bowl(s) = (exp(k s) - 1 - k s) / k^2,
 
-so that a positive asymmetry is a valley that is steeper on the high side. The distance of the lr is measured from the
-ridge, the best lr at that batch and timescale:
+which is s^2 / 2 near its bottom, and for k > 0 rises exponentially on the high side but only linearly on the low side.
+With u, v, t the distances of lr, batch and timescale:
 
-    s = u + tilt_b v + bend v^2 / 2 + tilt_t t,   u, v, t = the distances of lr, batch and timescale,
+    excess = curvature * exp(taper v) * bowl(u + tilt_b v + bend v^2 / 2 + tilt_t t)    the lr, measured from the ridge,
+                                                               which is the best lr at that batch and timescale
+           + wall * bowl(u)         instability: it depends on the lr itself, whatever the batch; steep
+           + the batch's and the timescale's own curvature * bowl(v), curvature * bowl(t)
 
-and its curvature is exp(taper v) times that at the best batch. Every parameter is free of sign and bound.
+Every parameter is free of sign and bound; curvatures and the wall are held as logarithms.
 """
 
 from dataclasses import dataclass
@@ -23,7 +26,7 @@ Booleans = npt.NDArray[np.bool_]
 
 COORDINATES = ("lr", "batch_tokens", "timescale")
 PARAMETERS = {
-    "lr": ("curvature", "asymmetry"),
+    "lr": ("curvature", "asymmetry", "wall", "steepness"),
     "batch_tokens": ("curvature", "asymmetry", "tilt", "bend", "taper"),
     "timescale": ("curvature", "asymmetry", "tilt"),
 }
@@ -46,28 +49,31 @@ class Slopes:
 
 
 def shape_names(coordinates: tuple[str, ...]) -> tuple[str, ...]:
-    """The shape parameters of a valley over these coordinates, in order; a curvature is held as its logarithm."""
+    """The shape parameters of a valley over these coordinates, in order."""
     tilted = "lr" in coordinates
     return tuple(
         f"{coordinate} {parameter}"
         for coordinate in coordinates
         for parameter in PARAMETERS[coordinate]
-        if tilted or parameter in ("curvature", "asymmetry")
+        if tilted or parameter in ("curvature", "asymmetry", "wall", "steepness")
     )
 
 
-def warp(distance: Floats, asymmetry: Floats) -> tuple[Floats, Floats, Floats]:
-    """(exp(k s) - 1) / k with its derivatives in s and in k; s + k s^2 / 2 where k is nearly 0."""
-    small = np.abs(asymmetry) < 1e-4
+def bowl(distance: Floats, asymmetry: Floats) -> tuple[Floats, Floats, Floats]:
+    """(exp(k s) - 1 - k s) / k^2 with its derivatives in s and in k; s^2 / 2 + k s^3 / 6 where k is nearly 0."""
+    small = np.abs(asymmetry) < 1e-3
     k = np.where(small, 1.0, asymmetry)
-    slope = np.exp(np.clip(asymmetry * distance, -FURTHEST, FURTHEST))
-    value = np.where(small, distance + asymmetry * distance**2 / 2, (slope - 1) / k)
-    in_k = np.where(small, distance**2 / 2 + asymmetry * distance**3 / 3, (distance * slope - value) / k)
-    return value, slope, in_k
+    steep = np.clip(k * distance, -FURTHEST, FURTHEST)
+    rise = np.expm1(steep)
+    value = (rise - steep) / k**2
+    in_k = (distance * rise - 2 * k * value) / k**2
+    near = distance**2 / 2 + asymmetry * distance**3 / 6
+    slope = distance + asymmetry * distance**2 / 2
+    return np.where(small, near, value), np.where(small, slope, rise / k), np.where(small, distance**3 / 6, in_k)
 
 
 def ridge_offset(parameters: dict[str, Floats], distance: dict[str, Floats]) -> Floats:
-    """How far below the joint optimum (in ln lr) the best lr lies at this distance of the batch and timescale."""
+    """How far below the joint optimum (in ln lr) the ridge lies at this distance of the batch and timescale."""
     zero = np.zeros(())
     v, t = distance.get("batch_tokens", zero), distance.get("timescale", zero)
     near = np.clip(v, -REACH, REACH)
@@ -96,16 +102,21 @@ def evaluate(coordinates: tuple[str, ...], shape: Floats, at: Floats) -> Slopes:
     for name in coordinates:
         along = distance[name] + (ridge_offset(parameters, distance) if name == "lr" else 0.0)
         curvature = np.exp(parameters[f"{name} curvature"] + (taper * near if name == "lr" else 0.0))
-        value, slope, in_k = warp(along, parameters[f"{name} asymmetry"])
-        part = curvature * value**2 / 2
+        value, slope, in_k = bowl(along, parameters[f"{name} asymmetry"])
+        part = curvature * value
         excess = excess + part
-        in_distance[name] = in_distance[name] + curvature * value * slope
+        in_distance[name] = in_distance[name] + curvature * slope
         in_shape[f"{name} curvature"] = np.broadcast_to(part, points)
-        in_shape[f"{name} asymmetry"] = np.broadcast_to(curvature * value * in_k, points)
+        in_shape[f"{name} asymmetry"] = np.broadcast_to(curvature * in_k, points)
         if name == "lr":
             ridge, lr_part = np.broadcast_to(along, points), part
 
     if "lr" in coordinates:
+        wall = np.exp(parameters["lr wall"])
+        value, wall_slope, in_k = bowl(distance["lr"], parameters["lr steepness"])
+        excess = excess + wall * value
+        in_shape["lr wall"] = np.broadcast_to(wall * value, points)
+        in_shape["lr steepness"] = np.broadcast_to(wall * in_k, points)
         ridge_at["lr"] = np.ones(points)
         if "batch_tokens" in coordinates:
             bend = parameters["batch_tokens bend"]
@@ -122,6 +133,7 @@ def evaluate(coordinates: tuple[str, ...], shape: Floats, at: Floats) -> Slopes:
             in_distance[name] = in_distance[name] + in_lr * ridge_at[name]
         for name in names:
             in_shape[name] = in_shape[name] + in_lr * ridge_shape[name]
+        in_distance["lr"] = in_lr + wall * wall_slope
     return Slopes(
         excess,
         ridge,
