@@ -2,7 +2,8 @@
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -57,16 +58,28 @@ def train(
     plan = resolve(config)
     data = open_data(plan.config.data, Path(runs), on_data)
     record = Record(make_folder(Path(runs) / records.identity(plan.config, data.fingerprint)))
-    lock = FileLock(record.path / ".lock")
-    try:
-        with lock.acquire(timeout=0):
-            if record.result is not None:
-                tracking.replay(record, plan.config.tracking)
-            else:
-                _train_recording_failure(plan, data, record, on_step)
-    except Timeout:
-        raise Busy(f"{record.path}: another process is training this run") from None
+    with _locked(record.path):
+        if record.result is not None:
+            tracking.replay(record, plan.config.tracking)
+        else:
+            _train_recording_failure(plan, data, record, on_step)
     return record
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """The folder for this process alone; Busy where another one has it."""
+    lock = FileLock(folder / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise Busy(f"{folder}: another process is training this run") from None
+    except OSError as problem:
+        raise UserError(f"{folder}: cannot write: {problem.strerror or problem}") from problem
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def run_folder(config: RunConfig, runs: Path | str = "runs") -> Path:
@@ -84,7 +97,8 @@ def _train_recording_failure(plan: Plan, data: Data, record: Record, on_step: On
     except Exception as problem:
         attempts = (record.failure or {}).get("attempts", 0) + 1
         message = str(problem) if isinstance(problem, UserError) else f"{type(problem).__name__}: {problem}"
-        records.write_json(failure, {"message": message, "attempts": attempts})
+        with suppress(UserError):  # a disk that is full takes no failure.json either
+            records.write_json(failure, {"message": message, "attempts": attempts})
         raise
 
 
@@ -123,8 +137,9 @@ class Trainer:
             with held() as release:
                 self._loop(on_step, release)
                 self._finish()
+                release()
         except KeyboardInterrupt:
-            if self.between_steps:
+            if self.between_steps and self.record.result is None:
                 self._save()
             raise
         finally:
@@ -237,9 +252,12 @@ class Trainer:
     def _finish(self) -> None:
         """Measures the held-out loss and writes the result; only then does the checkpoint go."""
         tokens_seen = self.step * self.plan.batch_tokens
+        loss = self.validation_loss()
+        if not math.isfinite(loss):
+            self.status = "diverged"
         result = {
             "status": self.status,
-            "loss": self.validation_loss(),
+            "loss": loss,
             **self._facts(),
             "tokens_seen": tokens_seen,
             "epochs": tokens_seen / self.data.train_tokens,
@@ -261,6 +279,7 @@ class Trainer:
         """A checkpoint: everything that the rest of the run depends on, and how far metrics.jsonl belongs to it."""
         state = {
             "step": self.step,
+            "status": self.status,
             "seconds": self._elapsed(),
             "metrics_end": self.metrics.sync(),
             "watch": self.watch.to_dict(),
@@ -277,21 +296,24 @@ class Trainer:
             state = torch.load(self.checkpoint_path, map_location=self.device, weights_only=True)
             self.model.load_state_dict(state["model"])
             self.optimizer.load_state_dict(state["optimizer"])
+            self.step, self.status, self.seconds = state["step"], state["status"], state["seconds"]
+            self.watch = Watch(**state["watch"])
+            return int(state["metrics_end"])
         except Exception as problem:
+            reason = (str(problem) or type(problem).__name__).splitlines()[0]
             raise UserError(
-                f"{self.checkpoint_path}: damaged ({problem}); delete it to start this run anew"
+                f"{self.checkpoint_path}: damaged ({reason}); delete it to start this run anew"
             ) from problem
-        self.step, self.seconds = state["step"], state["seconds"]
-        self.watch = Watch(**state["watch"])
-        return int(state["metrics_end"])
 
 
 def _save(path: Path, state: object) -> None:
-    with replacing(path) as temporary:
+    with replacing(path) as temporary, temporary.open("wb") as file:
         try:
-            torch.save(state, temporary)
-        except RuntimeError as problem:  # torch's own writer hides the OSError of a full disk
-            raise UserError(f"{path}: cannot write: {str(problem).splitlines()[0]}") from problem
+            torch.save(state, file)
+        except RuntimeError as problem:
+            if isinstance(problem.__context__, OSError):  # a full disk: torch's writer complains of what followed
+                raise problem.__context__ from None
+            raise
 
 
 def pick_device(name: str) -> torch.device:
@@ -300,7 +322,7 @@ def pick_device(name: str) -> torch.device:
         return torch.accelerator.current_accelerator() or torch.device("cpu")
     try:
         device = torch.device(name)
-        torch.empty(0, device=device)
+        torch.zeros(1, device=device).item()
     except (RuntimeError, AssertionError) as problem:
         reason = str(problem).splitlines()[0]
         raise UserError(
