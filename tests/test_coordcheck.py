@@ -90,7 +90,7 @@ def verdict(axis, quantity, name, exponent, noise=0.0, terms=TERMS):
         ("width", "gradient", "hidden.up", (-1, -1)),
         ("width", "gradient", "readout", (-1, -1)),
         ("depth", "init", "blocks.added by a block", (-1, -1)),
-        ("depth", "init", "blocks.output", (-0.5, 0)),
+        ("depth", "init", "blocks.stream out", (-0.5, 0)),
         ("depth", "change", "blocks.*.up", (0, 0)),
         ("depth", "change", "blocks.added by a block", (-1, -1)),
         ("depth", "change", "logits", (0, 0)),
@@ -131,7 +131,7 @@ def test_zeros_have_no_verdict_and_what_is_not_finite_fails():
     values[1, 3] = np.nan
     lost = judge("width", "change", "logits", SIZES, values, TERMS)
     assert (lost.slope, lost.outcome) == (None, "FAIL")
-    assert "not finite" in diagnose([lost])[0]
+    assert "not finite" in diagnose([lost], TERMS)[0]
 
 
 def test_mup_claims_width_alone_and_sp_is_held_to_both():
@@ -153,19 +153,29 @@ def test_the_first_level_with_a_fault_is_named_and_what_follows_from_it_is_not()
     init = verdict("width", "init", "blocks.*.query_norm", 0.5)
     change = verdict("width", "change", "blocks.*.up", 1.0)
     logits = verdict("width", "change", "logits", 1.0)
-    assert [line.split(":")[0] for line in diagnose([init, change, logits])] == ["blocks.*.query_norm"]
-    assert "lr of hidden matrices is missing" in diagnose([change, logits])[0]
-    assert len(diagnose([change, logits])) == 1
-    assert "lr of the readout" in diagnose([logits])[0]
+    assert [line.split(":")[0] for line in diagnose([init, change, logits], TERMS)] == ["blocks.*.query_norm"]
+    assert "lr of hidden matrices is missing" in diagnose([change, logits], TERMS)[0]
+    assert len(diagnose([change, logits], TERMS)) == 1
+    assert "lr of the readout" in diagnose([logits], TERMS)[0]
 
 
 def test_a_factor_that_is_neither_missing_nor_doubled_is_quoted():
     half = verdict("depth", "init", "blocks.added by a block", -0.5)
-    assert "residual branches is wrong by depth^+0.50" in diagnose([half])[0]
+    assert "residual branches is wrong by depth^+0.50" in diagnose([half], TERMS)[0]
+
+
+def test_what_is_missing_depends_on_the_residual_exponent():
+    terms = replace(TERMS, scheme="depth_mup", alpha=0.5)
+    flat = verdict("depth", "init", "blocks.added by a block", 0.0, terms=terms)
+    assert "residual branches is missing" in diagnose([flat], terms)[0]
+    grows = verdict("depth", "change", "blocks.stream out", 0.5)
+    assert "lr inside residual branches moves with depth and should not" in diagnose([grows], TERMS)[0]
+    grows = verdict("depth", "change", "blocks.stream out", 0.5, terms=terms)
+    assert "lr inside residual branches is missing" in diagnose([grows], terms)[0]
 
 
 def test_passes_need_no_diagnosis():
-    assert diagnose([verdict("width", "init", "logits", -0.5)]) == []
+    assert diagnose([verdict("width", "init", "logits", -0.5)], TERMS) == []
 
 
 # --- measuring ---
@@ -186,12 +196,12 @@ def test_what_is_seen_in_a_gpt(runs):
     model, inputs = build(plan), torch.arange(32).reshape(2, 16)
     seen = observe(model, inputs)
     assert list(seen) == [
-        "blocks.input",
+        "blocks.stream in",
         *(f"blocks.*.attention.{part}" for part in ("norm", "query_norm", "key_norm", "attention logits")),
         "blocks.*.attention.attention_output",
         *(f"blocks.*.feed_forward.{part}" for part in ("norm", "up", "down")),
         "blocks.added by a block",
-        "blocks.output",
+        "blocks.stream out",
         "norm",
         "logits",
     ]
@@ -201,8 +211,8 @@ def test_what_is_seen_in_a_gpt(runs):
         rotation = rope_tables(16, 16, inputs.device)
         for block in model.blocks:
             after.append(block(after[-1], rotation))
-        assert torch.equal(seen["blocks.input"][0], stream)
-        assert torch.equal(seen["blocks.output"][0], after[-1])
+        assert torch.equal(seen["blocks.stream in"][0], stream)
+        assert torch.equal(seen["blocks.stream out"][0], after[-1])
         for added, new, old in zip(seen["blocks.added by a block"], after[1:], after[:-1], strict=True):
             assert torch.equal(added, new - old)
         assert torch.equal(seen["logits"][0], model(inputs))
@@ -227,7 +237,7 @@ def test_attention_logits_are_products_of_causal_pairs(runs):
 def test_a_model_without_attention_has_its_stream_measured_too():
     seen = observe(build(resolve(config(MLP))), torch.arange(32).reshape(2, 16))
     assert len(seen["blocks.added by a block"]) == 2
-    assert {"token_embedding", "window_projection", "blocks.*.up", "blocks.input", "blocks.output"} < set(seen)
+    assert {"token_embedding", "window_projection", "blocks.*.up", "blocks.stream in", "blocks.stream out"} < set(seen)
 
 
 def test_what_a_run_of_two_steps_leaves(runs):
@@ -421,7 +431,7 @@ def test_page_holds_all_it_shows_and_escapes_what_it_is_told(small, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("scheme", ["completep", "depth_mup", "mup"])
 def test_a_gpt_keeps_the_promises_of_its_scheme(scheme, runs):
-    found = check(config(scheme=scheme), widths=SIZES, runs=runs, seeds=2, workers=1)
+    found = check(config(scheme=scheme), widths=(32, 64, 128), depths=(2, 4, 8), runs=runs, seeds=2, workers=1)
     assert found.passed, to_text(found)
     assert [ladder.outcome for ladder in found.ladders] == ["PASS", "not claimed" if scheme == "mup" else "PASS"]
 

@@ -1,7 +1,6 @@
 """Coordinate check: does what happens inside the model keep its size as the model grows? With a verdict.
 
-After Tensor Programs V (arXiv:2203.03466, app. D.1, and `mup.coord_check`), which looks at activations over width;
-over depth after CompleteP (arXiv:2505.01618, figure 4).
+Over width after Tensor Programs V (arXiv:2203.03466; `mup.coord_check`), over depth after CompleteP (arXiv:2505.01618).
 """
 
 from hptransfer.coordcheck.checking import Check, check

@@ -48,6 +48,7 @@ class Ladder:
 
     @property
     def failed(self) -> int:
+        """How many slopes break a promise that is claimed."""
         return sum(verdict.outcome == "FAIL" for verdict in self.verdicts)
 
     @property
@@ -108,8 +109,8 @@ def check(
 
     An empty sequence leaves an axis out; None takes the default sizes. `plan_of` is what is checked: it makes the
     plan of a config. `on_run(done, in all)` is told of every finished run. In `workers` processes (default: one per
-    core). The learning rate is the config's peak lr throughout: no schedule, no warm-up, no clipping, which would
-    hide growth. UserError where a size cannot be built.
+    core), on the CPU in float32 (float64 where the config says so). The lr is the config's peak lr throughout: no
+    schedule, no warm-up, and no clipping, which would hide growth. UserError where a size cannot be built.
     """
     config = resolve(config).config
     sizes: dict[Axis, tuple[int, ...]] = {
@@ -163,7 +164,7 @@ def _ladder(axis: Axis, plans: Sequence[Plan], values: Values) -> Ladder:
         judge(axis, quantity, module, sizes, _geometric_mean(rms), terms, roles.get(module, ""))
         for (quantity, module), rms in what.items()
     )
-    return Ladder(axis, sizes, claims(name, axis), values, verdicts, tuple(diagnose(verdicts)))
+    return Ladder(axis, sizes, claims(name, axis), values, verdicts, tuple(diagnose(verdicts, terms)))
 
 
 def _geometric_mean(steps: Sequence[npt.NDArray[np.float64]]) -> npt.NDArray[np.float64]:

@@ -95,6 +95,7 @@ class Promise:
 
 
 def exactly(exponent: Exponent, source: str) -> Promise:
+    """A promise without a range."""
     return Promise(exponent, exponent, source)
 
 
@@ -115,7 +116,7 @@ ATTENDING = Promise(Exponent(head=-1 / 2), FLAT, "head_dim terms over head_dim, 
 
 PROMISES: dict[tuple[Axis, Quantity], dict[str, Promise]] = {
     ("width", "init"): {
-        "any": exactly(FLAT, f"{TP5}, app. J.2: coordinates of Θ(1) at initialisation"),
+        "any": exactly(FLAT, f"{TP5}: coordinates of Θ(1) at initialisation"),
         "logits": exactly(
             Exponent(-1 / 2), f"{TP5}, table 8: m_in independent terms of a readout whose std stays, times 1 / m_in"
         ),
@@ -124,9 +125,11 @@ PROMISES: dict[tuple[Axis, Quantity], dict[str, Promise]] = {
         ),
     },
     ("width", "change"): {
-        "any": exactly(FLAT, f"{TP5}, app. J.2: every coordinate changes by Θ(1)"),
+        "any": exactly(FLAT, f"{TP5}: every coordinate changes by Θ(1)"),
         "scores": Promise(
-            Exponent(head=-1 / 2), FLAT, f"{TP5}, definition 4.1: flat once queries and keys are aligned, as at first"
+            Exponent(head=-1 / 2),
+            FLAT,
+            f"{TP5}, definition 4.1: as initialised, then flat as queries and keys align",
         ),
     },
     ("width", "gradient"): {
@@ -143,11 +146,11 @@ PROMISES: dict[tuple[Axis, Quantity], dict[str, Promise]] = {
         ),
     },
     ("depth", "change"): {
-        "any": exactly(FLAT, f"{COMPLETEP}, section 3: the stream changes by Θ(1) in all, whatever the depth"),
+        "any": exactly(FLAT, f"{COMPLETEP}: the stream changes by Θ(1) in all, whatever the depth"),
         "branch": Promise(
             Exponent(-1, alpha=1),
             Exponent(raw=1),
-            f"{COMPLETEP}, section 4: m_L^(α-1) from own weights, Θ(1) from the stream; {FILLED}",
+            f"{COMPLETEP}: m_L^(α-1) from own weights, Θ(1) from the stream; {FILLED}",
         ),
         "scores": Promise(
             Exponent(-2, alpha=2), Exponent(raw=1), "queries and keys change as what is in a branch does, each"
@@ -156,7 +159,7 @@ PROMISES: dict[tuple[Axis, Quantity], dict[str, Promise]] = {
         "output": Promise(
             Exponent(1 / 2, alpha=-1),
             Exponent(raw=1),
-            f"{COMPLETEP}, section 3: flat as far as blocks pull together, m_L^(1/2-α) as far as they don't; {FILLED}",
+            f"{COMPLETEP}: flat as far as blocks pull together, m_L^(1/2-α) as far as they don't; {FILLED}",
         ),
     },
     ("depth", "gradient"): {
@@ -209,6 +212,9 @@ def residual_exponent(scheme: str, alpha: float) -> float:
 def scales_eps(scheme: str) -> bool:
     """Whether the parametrization has a rule for eps at all."""
     return any(rule.eps != Power() for rules in SCHEMES[scheme].rules.values() for rule in rules.values())
+
+
+# --- Verdicts ---
 
 
 @dataclass(frozen=True)

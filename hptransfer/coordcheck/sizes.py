@@ -21,8 +21,8 @@ def default_widths(config: RunConfig) -> tuple[int, ...]:
 
 
 def _width_unit(config: RunConfig) -> int:
-    """Every multiple of it is a width: whole heads of the fixed size (by groups, each with a key head of its own),
-    or the fixed number of heads of even size."""
+    """Widths are its multiples: whole groups of heads of the fixed size (a group shares a key head), or the fixed
+    number of heads, of even size."""
     shape = config.shape
     if not hasattr(shape, "heads"):
         return 1
@@ -47,6 +47,7 @@ def at_size(config: RunConfig, axis: Axis, size: int, seed: int) -> RunConfig:
 
 
 def refuse(sizes: dict[Axis, tuple[int, ...]], steps: int, seeds: int) -> None:
+    """UserError for sizes and counts that leave no slope to fit."""
     for axis, of in sizes.items():
         if 0 < len(of) < 3:
             raise UserError(f"--{axis} {','.join(map(str, of))}: a slope with an error needs three different sizes")
