@@ -54,6 +54,7 @@ def table(args: argparse.Namespace) -> int:
 
 def sweep(args: argparse.Namespace) -> int:
     """Run every run of a sweep file in a pool of processes; the same command continues an interrupted sweep."""
+    from hptransfer.loading import parse_override
     from hptransfer.sweeps import sweep as run_sweep
 
     result = run_sweep(
@@ -63,9 +64,47 @@ def sweep(args: argparse.Namespace) -> int:
         seed=args.seed,
         dry_run=args.dry_run,
         retry_failed=args.retry_failed,
+        design=args.design,
+        timeout=args.timeout,
+        executor=args.executor,
+        executor_options=dict(parse_override(option) for option in args.option),
     )
     print(result.to_text())
     return 1 if result.failed else 0
+
+
+def status(args: argparse.Namespace) -> int:
+    """Say what of a sweep is done, running and failed (with the reason), and the time that is left."""
+    from hptransfer.sweeps import status as look
+
+    print(look(args.sweep, runs=args.runs, workers=args.workers, seed=args.seed, design=args.design).to_text())
+    return 0
+
+
+def check(args: argparse.Namespace) -> int:
+    """Check that activations, updates and gradients keep their size as width and depth grow; exit status 1 on FAIL."""
+    from hptransfer.config import load_config
+    from hptransfer.coordcheck import check as run_check
+    from hptransfer.coordcheck import to_text
+    from hptransfer.coordcheck.page import write_page
+    from hptransfer.records import to_json
+
+    with about(args.config), count_bar("runs") as on_run, data_bar() as on_data:
+        found = run_check(
+            load_config(args.config, args.overrides),
+            widths=args.width,
+            depths=args.depth,
+            steps=args.steps,
+            seeds=args.seeds,
+            runs=args.runs,
+            workers=args.workers,
+            on_run=on_run,
+            on_data=on_data,
+        )
+    print(to_json(found.to_dict(), indent=2) if args.json else to_text(found))
+    if args.output:
+        say(f"written: {write_page(found, Path(args.output))}")
+    return 0 if found.passed else 1
 
 
 def fit(args: argparse.Namespace) -> int:
@@ -120,6 +159,19 @@ def report(args: argparse.Namespace) -> int:
     return 0
 
 
+def wandb(args: argparse.Namespace) -> int:
+    """Bring ended local runs into W&B (sync), or make its dashboard by code (workspace)."""
+    from hptransfer.tracking import sync
+    from hptransfer.tracking.workspace import save_workspace
+
+    if args.what == "workspace":
+        print(save_workspace(args.project or ""))
+        return 0
+    with count_bar("runs") as on_run:
+        say(f"{sync(args.runs, args.project, on_run)} runs are in W&B")
+    return 0
+
+
 def schema(args: argparse.Namespace) -> int:
     """Print the JSON Schema of a run config."""
     from hptransfer.config import run_schema
@@ -166,14 +218,35 @@ def parser() -> argparse.ArgumentParser:
         ("name", {}),
         ("optimizer", {"nargs": "?", "help": "adamw, sgd or muon (default: the first it has rows for)"}),
     )
+    sweep_file = ("sweep", {"help": "sweep file (YAML, as W&B's)"})
+    seed = ("--seed", {"type": int, "default": 0, "help": "of a random sweep's draws"})
+    design = ("--design", {"choices": ("random", "qmc"), "default": "random", "help": "how a random sweep draws"})
     verb(
         sweep,
-        ("sweep", {"help": "sweep file (YAML, as W&B's)"}),
+        sweep_file,
         runs,
         workers,
-        ("--seed", {"type": int, "default": 0, "help": "of a random sweep's draws"}),
+        seed,
+        design,
         ("--dry-run", {"action": "store_true", "help": "list the runs and their cost"}),
         ("--retry-failed", {"action": "store_true", "help": "run failed runs again"}),
+        ("--timeout", {"type": float, "metavar": "SECONDS", "help": "of one local trial"}),
+        ("--executor", {"default": "local", "help": "local (default), slurm or ray"}),
+        ("--option", {"action": "append", "default": [], "metavar": "KEY=V", "help": "for the executor; repeatable"}),
+    )
+    verb(status, sweep_file, runs, workers, seed, design)
+    verb(
+        check,
+        config,
+        ("--width", {"type": sizes, "metavar": "N,N,...", "help": "widths to compare"}),
+        ("--depth", {"type": sizes, "metavar": "N,N,...", "help": "depths to compare"}),
+        ("--steps", {"type": int, "default": 10, "metavar": "N"}),
+        ("--seeds", {"type": int, "default": 3, "metavar": "N"}),
+        runs,
+        workers,
+        ("-o", "--output", {"metavar": "FILE", "help": "also write figures (HTML)"}),
+        as_json,
+        overrides=True,
     )
     verb(fit, records, output, ("--pool", {"action": "store_true", "help": "pool runs of different recipes"}))
     verb(
@@ -188,6 +261,12 @@ def parser() -> argparse.ArgumentParser:
     )
     verb(transfer, laws, ("target", {"help": "the target's run config"}), output, batch, overrides=True)
     verb(report, records, ("--laws", {"metavar": "FILE"}), output)
+    verb(
+        wandb,
+        ("what", {"choices": ("sync", "workspace")}),
+        ("runs", {"nargs": "*", "default": ["runs"], "metavar": "RUNS", "help": "for sync (default: runs)"}),
+        ("--project", {"metavar": "ENTITY/PROJECT"}),
+    )
     verb(schema)
     verb(quickstart, runs, workers, overrides=True)
     return root
@@ -242,6 +321,25 @@ def step_bar(label: str) -> Iterator[Callable[[Any], None]]:
             bar.update(step.step - bar.n)
 
         yield on_step
+
+
+def sizes(text: str) -> list[int]:
+    """`64,128,256` as numbers."""
+    return [int(part) for part in text.split(",")]
+
+
+@contextmanager
+def count_bar(unit: str) -> Iterator[Callable[[int, int], None]]:
+    """A progress bar over things that are done one after the other."""
+    from tqdm import tqdm
+
+    with tqdm(unit=unit, disable=None, leave=False, dynamic_ncols=True) as bar:
+
+        def on_one(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        yield on_one
 
 
 @contextmanager

@@ -123,7 +123,5 @@ def _clone() -> Path:
     """The folder that holds configs/ and sweeps/ beside the package."""
     clone = Path(__file__).parent.parent
     if not (clone / "sweeps/quickstart.yaml").exists():
-        raise UserError(
-            "quickstart runs from a clone (pip install -e .): configs/ is not beside the package"
-        )
+        raise UserError("quickstart runs from a clone (pip install -e .): configs/ is not beside the package")
     return clone

@@ -73,13 +73,13 @@ def transfer(laws: Laws, target: RunConfig, batch_tokens: float | None = None) -
 
 def _from_laws(prediction: Prediction, batch: int) -> tuple[dict[str, Any], dict[str, str]]:
     """lr, batch and weight decay."""
-    moved: dict[str, Any] = {"optimizer.lr": prediction.lr.value, "train.batch_tokens": batch}
+    moved: dict[str, Any] = {"optimizer.lr": _rounded(prediction.lr.value), "train.batch_tokens": batch}
     reasons = {
         "optimizer.lr": _swept(prediction.lr, "least expected regret; "),
         "train.batch_tokens": _swept(prediction.batch_tokens, "whole sequences; "),
     }
     if (decay := prediction.weight_decay) is not None:
-        moved["optimizer.weight_decay"] = decay.value
+        moved["optimizer.weight_decay"] = _rounded(decay.value)
         reasons["optimizer.weight_decay"] = _swept(decay, "AdamW timescale; ")
     return moved, reasons
 
@@ -104,6 +104,11 @@ def _with_batch(laws: Laws, target: RunConfig, batch: int, moved: dict[str, Any]
     changed = f"for a batch of {ratio:.3g} times the nearest in the runs"
     reasons["optimizer.betas"] = same if ratio == 1 else f"beta2 keeps its half-life in tokens, {changed}"
     reasons["optimizer.eps"] = same if ratio == 1 else f"over the square root, {changed}"
+
+
+def _rounded(value: float) -> float:
+    """Three significant digits: far finer than any interval, and short enough to be read and typed."""
+    return float(f"{value:.3g}")
 
 
 def _swept(estimate: Estimate, rule: str) -> str:
