@@ -1,10 +1,10 @@
 """Regret of the laws against published and refitted rivals on the dense Step Law sweep, paired on the same draws.
 
-    python benchmarks/laws_regret.py DATA/steplaw_dense_small.csv [--repeats 30] [--output benchmarks/results/laws_regret.md]
+    python benchmarks/laws_regret.py DATA/steplaw_dense_small.csv [--repeats 30] [--output FILE.md]
 
-Regret: loss at the recommended (lr, batch), linearly interpolated on the test cell's own grid in (ln lr, ln batch), over
-the best loss of that grid, minus 1. Rows above a relative loss of 20 % count as 20 %; a recommendation outside the swept
-box is moved to its edge. Every method sees the same K random runs of each training cell.
+Regret: loss at the recommended (lr, batch), linearly interpolated on the test cell's own grid in (ln lr, ln batch),
+over the best loss of that grid, minus 1. Rows above a relative loss of 20 % count as 20 %; a recommendation outside
+the swept box is moved to its edge. Every method sees the same K random runs of each training cell.
 """
 
 import argparse
@@ -114,7 +114,7 @@ def grid_minima(rows: Sequence[Row]) -> Callable[[float, float], tuple[float, fl
 
 
 def pooled_quadratic(rows: Sequence[Row], within: float = 0.05) -> Callable[[float, float], tuple[float, float]]:
-    """Least squares, in closed form, of the relative loss on a quadratic of shared curvature over the runs near the best.
+    """Least squares, in closed form, of relative loss on a quadratic of shared curvature, over the runs near the best.
 
     Expanding (x - optimum)' H (x - optimum) / 2 with an optimum linear in (1, ln N, ln D) gives terms that are linear
     in their coefficients: x x', x times (1, ln N, ln D), and a floor per cell.
@@ -154,7 +154,7 @@ METHODS: dict[str, Method] = {
 
 
 def splits(cells: Sequence[tuple[float, float]]) -> dict[str, tuple[list[int], list[int]]]:
-    """Training and test cells by size, by tokens, by compute (the first two as in the issue's protocol)."""
+    """Training and test cells by size, by compute, by tokens."""
     size = np.array([n for n, _ in cells])
     tokens = np.array([d for _, d in cells])
     compute = 6 * size * tokens

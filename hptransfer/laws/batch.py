@@ -1,7 +1,7 @@
 """Critical batch: how far steps to a target loss go down as the batch goes up.
 
-Steps to a loss follow steps(B) = a + b / B (McCandlish et al., arXiv:1812.06162, equation 2.11, with a the least number of
-steps and b the least number of tokens). The critical batch of Zhang et al. (arXiv:2410.21676, section 2) is where steps
+Steps to a loss follow steps(B) = a + b / B (McCandlish et al., arXiv:1812.06162, section 2.3: a the least number of
+steps, b the least number of tokens). The critical batch of Zhang et al. (arXiv:2410.21676, section 2) is where steps
 are 20 % above linear scaling from a reference batch B0: a + b / B = 1.2 (a + b / B0) B0 / B, so B = 1.2 B0 + 0.2 b / a.
 """
 
@@ -57,7 +57,7 @@ class CriticalBatchLaw:
 
     def at(self, size: float) -> float:
         """Tokens."""
-        return self.constant * size**self.exponent
+        return self.constant * math.exp(self.exponent * math.log(size))
 
 
 def read_to_target(path: Path) -> list[ToTarget]:

@@ -127,11 +127,11 @@ LAWS: Mapping[str, PublishedLaw] = {
     "zhang_cbs": PublishedLaw(
         "Zhang et al., critical batch",
         "arXiv:2410.21676",
-        "Adam, constant lr with weight averaging; 20 % more steps than linear scaling from a batch of 256 sequences of 512",
+        "Adam, constant lr with weight averaging; 20 % more steps than linear scaling from 256 sequences of 512",
         "parameters in the law by N (in millions there), at 20 tokens per parameter",
         "the loss that is to be reached",
-        "law in N read in the authors' notebook: 93.20 N^0.468 sequences of 512, N in millions. The law in D, 22.91 D^0.47, "
-        "recalled; D in millions is what agrees with the law in N (1368 against 1394 at 302M)",
+        "law in N read in the authors' notebook: 93.20 N^0.468 sequences of 512, N in millions. The law in D, "
+        "22.91 D^0.47, recalled; D in millions is what agrees with the law in N (1368 against 1394 at 302M)",
         formulas={"critical_batch": Power(22.91 * 512 * 1e-6**0.47, {"D": 0.47})},
     ),
     "completedp": PublishedLaw(
@@ -139,7 +139,7 @@ LAWS: Mapping[str, PublishedLaw] = {
         "arXiv:2512.22382",
         "AdamW under CompleteP",
         "none: relative to a base run",
-        "with r = batch over tokens, relative to a base run: lr and weight decay as r^(1/2), eps as r^(-1/2), 1 - beta as r",
+        "relative to a base run, r = batch / tokens: lr and weight decay as r^(1/2), eps as r^(-1/2), 1 - beta as r",
         "lr and eps read in an implementation; betas and weight decay recalled",
         parametrization="completedp",
         formulas={"lr_exponents": Power(1.0, {"B": 0.5, "D": -0.5})},

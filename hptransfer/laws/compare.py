@@ -1,0 +1,103 @@
+"""Laws against runs that they have not seen: regret, coverage, and how the rivals would have done."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from hptransfer.errors import UserError
+from hptransfer.laws.evidence import Evidence, gather, point
+from hptransfer.laws.laws import Laws
+from hptransfer.laws.pooled import Pooled, fit_pooled
+from hptransfer.laws.predict import Prediction
+from hptransfer.laws.valley import evaluate
+from hptransfer.records import Row
+
+
+@dataclass(frozen=True)
+class Compared:
+    """One held-out cell. Regrets are relative losses over the cell's floor, read off a valley fitted to held-out runs."""
+
+    params: float
+    tokens: float
+    runs: int
+    seen: bool
+    """Whether the laws were fitted to a cell of this size and budget."""
+    prediction: Prediction
+    best: Mapping[str, float]
+    """The cell's own optimum, by hyperparameter."""
+    inside: Mapping[str, bool]
+    """Whether the 95 % interval holds it, within the uncertainty of that optimum."""
+    regret: Mapping[str, float]
+    """By predictor: `laws`, published ones, `largest proxy` (its own best values, unchanged)."""
+
+
+def compare(laws: Laws, rows: Sequence[Row]) -> list[Compared]:
+    """Every cell of `rows`; UserError where their recipe differs from the laws', or nothing was swept in them."""
+    evidence = gather(rows)
+    if differences := laws.differences(evidence.recipe):
+        raise UserError("the held-out runs are of another recipe than the laws\n  " + "\n  ".join(differences))
+    if evidence.problem is None or not set(evidence.problem.coordinates) & {"lr", "batch_tokens"}:
+        raise UserError("nothing was swept in the held-out runs: regret needs several lrs (or batches) in a cell")
+    pooled = fit_pooled(evidence.problem)
+    return [_compared(laws, evidence, pooled, c) for c in range(len(evidence.cells))]
+
+
+def to_text(compared: Sequence[Compared]) -> str:
+    """The regret table: a line per cell, then means."""
+    names = list(dict.fromkeys(name for one in compared for name in one.regret))
+    head = ["params", "tokens", "runs", "best lr", "predicted lr (95 %)", *(f"{name} %" for name in names)]
+    lines = [head]
+    for one in compared:
+        lr = one.prediction.lr
+        interval = f"{lr.value:.3g}" + (f" [{lr.low:.3g}, {lr.high:.3g}]" if lr.low and lr.high else "")
+        best = f"{one.best['lr']:.3g}" if "lr" in one.best else "not swept"
+        regrets = [f"{one.regret[name] * 100:.2f}" if name in one.regret else "" for name in names]
+        mark = "" if one.inside.get("lr", True) else " !"
+        lines.append([f"{one.params:.3g}", f"{one.tokens:.3g}", str(one.runs), best, interval + mark, *regrets])
+    means = [np.mean([one.regret[name] for one in compared if name in one.regret]) * 100 for name in names]
+    lines.append(["mean", "", "", "", "", *(f"{mean:.2f}" for mean in means)])
+    widths = [max(len(line[i]) for line in lines) for i in range(len(head))]
+    text = "\n".join("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in lines)
+    seen = sum(one.seen for one in compared)
+    held = [one for one in compared if "lr" in one.inside]
+    notes = [f"{sum(one.inside['lr'] for one in held)} of {len(held)} best lrs inside their 95 % intervals"]
+    if seen:
+        notes.append(f"warning: {seen} of {len(compared)} cells are among those that the laws were fitted to")
+    return "\n".join([text, "", *notes])
+
+
+def _compared(laws: Laws, evidence: Evidence, pooled: Pooled, c: int) -> Compared:
+    cell, problem = evidence.cells[c], pooled.problem
+    here = point(cell)
+    fixed = None if "batch_tokens" in problem.coordinates else cell.batch_tokens
+    prediction = laws.predict(
+        params=cell.params, tokens=cell.tokens, width=cell.width, depth=cell.depth, batch_tokens=fixed
+    )
+    near = max(laws.cells, key=lambda one: one.cell.params * one.cell.tokens)
+    candidates: dict[str, Mapping[str, float]] = {
+        "laws": {"lr": prediction.lr.value, "batch_tokens": prediction.batch_tokens.value},
+        **{name: values for name, values in prediction.rivals.items() if "lr" in values},
+        "largest proxy": {name: math.exp(value) for name, value in near.optimum.items()},
+    }
+    optimum, sd = pooled.optima[c], pooled.offsets_sd[c, 1:]
+    shape = problem.split(pooled.coefficients)[1]
+    regret = {}
+    for name, values in candidates.items():
+        given = [values.get(coordinate) for coordinate in problem.coordinates]
+        x = [math.log(value) if value else float(optimum[j]) for j, value in enumerate(given)]
+        regret[name] = float(evaluate(problem.coordinates, shape, np.array(x) - optimum).excess)
+    estimates = {"lr": prediction.lr, "batch_tokens": prediction.batch_tokens}
+    inside = {}
+    for j, name in enumerate(problem.coordinates):
+        estimate = estimates.get(name)
+        if estimate is not None and estimate.low is not None and estimate.high is not None:
+            slack = 1.96 * float(sd[j])
+            inside[name] = math.log(estimate.low) - slack <= optimum[j] <= math.log(estimate.high) + slack
+    seen = any(
+        all(abs(math.log(here[name] / getattr(one.cell, name))) < 0.01 for name in ("params", "tokens"))
+        for one in laws.cells
+    )
+    best = {name: math.exp(float(optimum[j])) for j, name in enumerate(problem.coordinates)}
+    return Compared(cell.params, cell.tokens, cell.runs, seen, prediction, best, inside, regret)
