@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from hptransfer.errors import UserError
-from hptransfer.sweeps import sweep
+from hptransfer.sweeps import status, sweep
 
 BASE = """\
 model: {name: mlp, width: 16, depth: 1, window: 4}
@@ -106,7 +106,10 @@ def test_a_failing_trial_is_recorded_and_does_not_stop_the_others() -> None:
     assert len(results()) == 2
     assert failed.record.failure is not None and failed.record.failure["attempts"] == 1
     assert "nowhere" in failed.record.failure["message"]
-    assert "nowhere" in result.to_text() and "2 done, 1 failed" in result.to_text()
+    assert "2 done, 1 failed" in result.to_text()
+    told = status("sweep.yaml").to_dict()
+    assert told["states"] == {"finished": 2, "failed": 1} and told["flops"] == told["flops_done"]
+    assert [run["message"] for run in told["runs"] if run["status"] == "failed"] == [failed.record.failure["message"]]
 
     assert len(sweep("sweep.yaml", workers=2).failed) == 1
     assert failed.record.failure["attempts"] == 1, "a failed run was run again without being asked for"
@@ -195,6 +198,23 @@ def test_ctrl_c_leaves_checkpoints_and_the_same_command_continues() -> None:
     code, out, err = finish(start())
     assert code == 0 and not err, (out, err)
     assert len(results()) == 4 and not list(Path("runs").glob("*/checkpoint.pt"))
+
+
+@pytest.mark.slow
+def test_a_full_disk_is_one_line_a_run_and_nothing_is_lost() -> None:
+    write_sweep(**{"optimizer.lr": {"values": LRS}, "train.tokens": {"value": 256 * 100}})
+    Path("runs").mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=200k", "tmpfs", "runs"]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("needs the right to mount")
+    try:
+        code, out, err = finish(start())
+        assert code == 1 and not err and out.count("No space left on device") == 4, (out, err)
+        subprocess.run(["mount", "-o", "remount,size=20m", "runs"], check=True)
+        code, out, err = finish(start("--retry-failed"))
+        assert code == 0 and not err and "4 done" in out, (out, err)
+    finally:
+        subprocess.run(["umount", "runs"], check=True)
 
 
 @pytest.mark.slow

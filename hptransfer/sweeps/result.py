@@ -57,7 +57,8 @@ class SweepResult:
             [[*(show(row.run.trial.overrides[key]) for key in keys), *row.cells()] for row in rows],
         )
         failed = [f"{row.run.record.path}: {row.message}" for row in rows if row.status == "failed"]
-        return "\n".join([*lines, *failed, self.summary()])
+        hint = ["the runs that failed are tried again with --retry-failed"] if failed else []
+        return "\n".join([*lines, *failed, self.summary(), *hint])
 
     def plan(self) -> str:
         """Every run with its size and its cost, and the cost of all that is still to do."""
