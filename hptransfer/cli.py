@@ -20,9 +20,10 @@ OVERRIDES = "a.b=v overrides a config key; --a.b=v does too"
 def train(args: argparse.Namespace) -> int:
     """Train one run; a finished run is not run again, an interrupted one continues. Prints the run folder last."""
     from hptransfer.config import load_config
-    from hptransfer.training import train as train_run
 
     config = load_config(args.config, args.overrides)
+    from hptransfer.training import train as train_run  # torch: only once the config is known to be good
+
     with about(args.config), step_bar(Path(args.config).stem) as on_step, data_bar() as on_data:
         record = train_run(config, args.runs, on_step, on_data)
     result = record.result or {}
@@ -34,12 +35,14 @@ def train(args: argparse.Namespace) -> int:
 def explain(args: argparse.Namespace) -> int:
     """Print what a config means: every tensor's numbers, tokens, FLOPs, memory. Nothing is trained."""
     from hptransfer.config import load_config
-    from hptransfer.explain import to_text
     from hptransfer.records import to_json
+
+    config = load_config(args.config, args.overrides)
+    from hptransfer.explain import to_text  # torch: only once the config is known to be good
     from hptransfer.scaling import resolve
 
     with about(args.config):
-        plan = resolve(load_config(args.config, args.overrides))
+        plan = resolve(config)
     print(to_json(plan.to_dict(), indent=2) if args.json else to_text(plan))
     return 0
 
@@ -172,6 +175,15 @@ def wandb(args: argparse.Namespace) -> int:
     return 0
 
 
+def doctor(args: argparse.Namespace) -> int:
+    """Say what this machine has (cores, accelerator, disk, W&B login, extras) and what that means."""
+    from hptransfer.doctor import examine
+    from hptransfer.tables import table as lay_out
+
+    print(lay_out(examine(Path(args.runs))))
+    return 0
+
+
 def schema(args: argparse.Namespace) -> int:
     """Print the JSON Schema of a run config."""
     from hptransfer.config import run_schema
@@ -267,6 +279,7 @@ def parser() -> argparse.ArgumentParser:
         ("runs", {"nargs": "*", "default": ["runs"], "metavar": "RUNS", "help": "for sync (default: runs)"}),
         ("--project", {"metavar": "ENTITY/PROJECT"}),
     )
+    verb(doctor, runs)
     verb(schema)
     verb(quickstart, runs, workers, overrides=True)
     return root
