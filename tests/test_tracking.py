@@ -141,6 +141,18 @@ class TestOffline:
         assert len(list(payloads(path))) == len(told)
         assert sum(entry["type"] == "history" for entry in told) == len(read_offline(path)[1]) == 899
 
+    @pytest.mark.slow
+    def test_wandbs_own_sync_takes_it(self, tmp_path: Path, server: FakeWandb) -> None:
+        settings = config(wandb="offline", group="lr sweep")
+        record = make_record(tmp_path, 0, settings)
+        follow(record, settings, range(1, 9))
+        (path,) = offline_files(record)
+        command = [str(Path(sys.executable).with_name("wandb")), "sync", "--yes", str(path.parent)]
+        subprocess.run(command, check=True, capture_output=True, cwd=tmp_path)
+        run = server.runs[record.path.name]
+        assert [entry["step"] for entry in run.history] == list(range(1, 9))
+        assert (run.state, run.group, run.summary["loss"]) == ("finished", "lr sweep", 1.5)
+
     def test_not_finite_is_null(self, tmp_path: Path) -> None:
         settings = config(wandb="offline")
         record = make_record(tmp_path, 0, settings)

@@ -10,6 +10,7 @@ from fake_wandb import ENTITY, FakeWandb
 from wandb_runs import clean_session, serving
 
 from hptransfer.errors import UserError
+from hptransfer.laws import fit
 from hptransfer.records import Row
 from hptransfer.tracking.publishing import EVIDENCE, publish
 from hptransfer.tracking.workspace import CURVES, SCATTERS, build_workspace, save_workspace
@@ -51,23 +52,26 @@ def test_publish(tmp_path: Path, server: FakeWandb) -> None:
     tuned.write_text("model: {width: 512}\n")
     report.write_text("<h1>Evidence</h1>")
     tracking = EVIDENCE.model_copy(update={"group": "ladder"})
-    where = publish(sweep_rows(), tmp_path / "runs", tracking, tuned=tuned, report=report)
+    rows = sweep_rows()
+    laws = fit(rows)
+    where = publish(rows, tmp_path / "runs", tracking, laws=laws, tuned=tuned, report=report)
     (run,) = server.runs.values()
     assert where.endswith(run.name)
     assert (run.state, run.group, run.job_type, run.display_name) == ("finished", "ladder", "report", "evidence")
     assert run.summary["runs"] == 12
-    (row,) = run.history
-    assert {name: entry["_type"] for name, entry in row.items() if isinstance(entry, dict)} == {
+    (logged,) = run.history
+    assert {name: entry["_type"] for name, entry in logged.items() if isinstance(entry, dict)} == {
         "runs": "table-file",
         "U-curves_table": "table-file",
         "optimum_table": "table-file",
         "figures/U-curves": "image-file",
         "figures/optimum": "image-file",
+        "figures/predicted against measured": "image-file",
         "report": "html-file",
     }
 
     def media(name: str) -> bytes:
-        return server.uploads[f"{run.name}/{row[name]['path']}"]
+        return server.uploads[f"{run.name}/{logged[name]['path']}"]
 
     assert media("report") == b"<h1>Evidence</h1>"
     assert media("figures/U-curves").startswith(b"\x89PNG")
@@ -75,8 +79,12 @@ def test_publish(tmp_path: Path, server: FakeWandb) -> None:
     points = {(lr, label.partition(" ×")[0]): loss for lr, label, loss in curves["data"]}
     assert len(points) == 10  # what diverged is no point of a curve
     assert points[-7.0, "width 64"] == 3.0
-    best = json.loads(media("optimum_table"))
-    assert [round(lr, 9) for _, lr, _ in best["data"]] == [-7.0, -7.0]
+    best = {(size, line): lr for size, line, lr in json.loads(media("optimum_table"))["data"]}
+    for row in (rows[0], rows[-1]):
+        said = laws.predict(params=row.params, tokens=row.tokens, width=row.width, depth=2, batch_tokens=1024)
+        assert best[math.log2(row.params), "measured"] == pytest.approx(-7.0)
+        assert best[math.log2(row.params), "law"] == pytest.approx(math.log2(said.lr.value))
+    assert len(best) == 4
     table = json.loads(media("runs"))
     assert len(table["data"]) == 12
     assert {"lr", "loss", "width", "parametrization", "source"} <= set(table["columns"])

@@ -2,14 +2,14 @@
 
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, replace
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hptransfer.figures.cells import Cell, cells_of
+from hptransfer.figures.judged import judge
 from hptransfer.records import Row, finite
 from hptransfer.sections import Tracking
 from hptransfer.tracking.project import PATIENCE, reaching_wandb
@@ -43,7 +43,7 @@ def publish(
         run = init(tracking, folder, mode, PATIENCE)
         where = run.url or str(Path(run.settings.sync_file).parent)
         with ending(run):
-            run.log({**_charts(rows), **_images(rows, laws), **_html(report)})
+            run.log({**_charts(rows, laws), **_images(rows, laws), **_html(report)})
             run.summary.update({"runs": len(rows)})
             if tuned:
                 _attach(run, tuned)
@@ -64,25 +64,35 @@ def _staging(folder: Path) -> Iterator[None]:
             os.environ["WANDB_DATA_DIR"] = before
 
 
-def _charts(rows: Sequence[Row]) -> dict[str, Any]:
-    """The table of runs, loss against lr with a line for each cell, and each cell's best lr against size."""
-    import wandb
-
+def _charts(rows: Sequence[Row], laws: "Laws | None") -> dict[str, Any]:
+    """The table of runs; loss against lr, a line for each cell of a recipe; each cell's best lr against size."""
     cells = cells_of(rows)
     charts: dict[str, Any] = {"runs": _table(rows)}
     for recipe in dict.fromkeys(cell.recipe for cell in cells):
-        own = {cell.label: _valley(cell) for cell in cells if cell.recipe == recipe}
-        charts[f"U-curves {recipe}".strip()] = wandb.plot.line_series(
-            xs=[[x for x, _ in line] for line in own.values()],
-            ys=[[y for _, y in line] for line in own.values()],
-            keys=list(own),
-            title=f"Loss against lr {recipe}".strip(),
-            xname="log2 lr",
-        )
-    optima = [[math.log2(cell.params), math.log2(cell.optimum.lr), cell.label] for cell in cells if cell.optimum]
-    table = wandb.Table(columns=["log2 params", "log2 lr", "cell"], data=optima)
-    charts["optimum"] = wandb.plot.scatter(table, "log2 params", "log2 lr", title="Best lr against size")
+        valleys = {cell.label: _valley(cell) for cell in cells if cell.recipe == recipe}
+        charts[f"U-curves {recipe}".strip()] = _lines(valleys, f"Loss against lr {recipe}".strip(), "log2 lr")
+    best = {"measured": [_point(cell.params, cell.optimum.lr) for cell in cells if cell.optimum]}
+    if laws:
+        best["law"] = [_point(one.cell.params, one.prediction.lr.value) for one in judge(cells, laws)]
+    charts["optimum"] = _lines(best, "log2 of the best lr against size", "log2 params")
     return charts
+
+
+def _lines(lines: Mapping[str, Sequence[tuple[float, float]]], title: str, xname: str) -> Any:
+    """A native chart of (x, y) by line."""
+    import wandb
+
+    return wandb.plot.line_series(
+        xs=[[x for x, _ in line] for line in lines.values()],
+        ys=[[y for _, y in line] for line in lines.values()],
+        keys=list(lines),
+        title=title,
+        xname=xname,
+    )
+
+
+def _point(params: float, lr: float) -> tuple[float, float]:
+    return math.log2(params), math.log2(lr)
 
 
 def _valley(cell: Cell) -> list[tuple[float, float]]:
@@ -93,7 +103,7 @@ def _table(rows: Sequence[Row]) -> Any:
     """Every run with all that a row knows."""
     import wandb
 
-    known = [{**finite(asdict(replace(row, recipe={}))), **row.recipe} for row in rows]
+    known = [{**finite(vars(row)), **row.recipe} for row in rows]
     names = dict.fromkeys(name for row in known for name in row)
     columns: list[str | int] = [name for name in names if name != "recipe"]
     data = [[row.get(str(name)) for name in columns] for row in known]

@@ -37,7 +37,7 @@ FACTS = (
 )
 """Of a result: what the plan knew."""
 
-START = 20.0
+START = 10.0
 """Seconds that a server gets to accept a run."""
 
 FLUSH = 3.0
@@ -114,6 +114,7 @@ def init(tracking: Tracking, folder: Path, mode: Mode, patience: float, **more: 
 
 def quiet_wandb(mode: Mode = "online") -> Any:
     """The wandb module, silent; ConnectionError where it is to be online and nobody is logged in (nothing is asked)."""
+    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # it delays the exit where the server does not answer
     import wandb
 
     wandb.setup(settings=wandb.Settings(silent=True, mode=mode))
