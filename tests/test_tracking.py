@@ -1,24 +1,20 @@
-"""W&B beside training: offline runs read back, online runs against a server on loopback, and everything that breaks."""
+"""W&B beside training: offline runs read back, online runs against a server on loopback."""
 
-import gc
 import json
 import logging
-import os
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from fake_wandb import API_KEY, FakeWandb, serve
-from wandb_runs import FACTS, RESULT, clean_session, config, make_record, row, serving
+from fake_wandb import API_KEY, FakeWandb
+from wandb_runs import FACTS, RESULT, abandon, clean_session, config, follow, make_record, row, said, serving
 
-from hptransfer.config import RunConfig
 from hptransfer.records import Record, find_records
 from hptransfer.sections import Tracking
-from hptransfer.tracking import Tracker, open_tracker, replay, session, tracker
+from hptransfer.tracking import open_tracker, replay, session
 from hptransfer.tracking.log_file import ends_well, payloads, records
 
 
@@ -30,23 +26,6 @@ def session_of_its_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Itera
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeWandb]:
     yield from serving(monkeypatch)
-
-
-@pytest.fixture
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """For servers that are not there."""
-    monkeypatch.setattr(session, "START", 2.0)
-    monkeypatch.setattr(tracker, "PATIENCE", 2.0)
-
-
-def follow(record: Record, settings: RunConfig, steps: range, result: dict[str, Any] | None = RESULT) -> Tracker:
-    """What the training loop does with its tracker."""
-    followed = open_tracker(settings, run_id=record.path.name, folder=record.path, facts=FACTS)
-    for step in steps:
-        followed.log(row(step))
-    if result is not None:
-        followed.finish(result)
-    return followed
 
 
 def offline_files(record: Record) -> list[Path]:
@@ -258,136 +237,6 @@ class TestOnline:
         assert find_records(tmp_path) == [record]
 
 
-class TestFailures:
-    def test_no_key(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-        assert_one_warning(tmp_path, caplog, "no API key")
-
-    @pytest.mark.usefixtures("impatient")
-    def test_dead_network(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: Any) -> None:
-        with serve() as fake:
-            environment = fake.environment
-        for name, value in environment.items():
-            monkeypatch.setenv(name, value)
-        assert_one_warning(tmp_path, caplog, "context deadline exceeded")
-
-    def test_wandb_not_importable(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: Any) -> None:
-        monkeypatch.setitem(sys.modules, "wandb", None)
-        assert_one_warning(tmp_path, caplog, "wandb")
-
-    @pytest.mark.usefixtures("impatient")
-    def test_network_cut_in_the_middle(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: Any) -> None:
-        settings = config(wandb="online")
-        record = make_record(tmp_path, 20, settings)
-        with serve() as fake:
-            for name, value in fake.environment.items():
-                monkeypatch.setenv(name, value)
-            followed = follow(record, settings, range(21, 30), result=None)
-            wait_for(lambda: record.path.name in fake.runs)
-        followed.log(row(30))
-        followed.finish(RESULT)
-        assert len(said(caplog)) == 1
-        make_record(tmp_path, 30, settings, RESULT)
-        monkeypatch.setattr(tracker, "_silent_until", 0.0)
-        with serve() as fake:
-            sys.modules["wandb"].teardown()
-            for name, value in fake.environment.items():
-                monkeypatch.setenv(name, value)
-            replay(record, Tracking(wandb="online"))
-            assert [entry["step"] for entry in fake.runs[record.path.name].history] == list(range(1, 31))
-
-    @pytest.mark.slow
-    def test_full_disk(self, tmp_path: Path) -> None:
-        """Files may not grow beyond 20 kB in a child process, whose offline run then can't be written."""
-        make_record(tmp_path, 2000, config(), RESULT)
-        code = (
-            "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (20000, 20000));"
-            "from pathlib import Path; from hptransfer.records import Record;"
-            "from hptransfer.sections import Tracking; from hptransfer.tracking import replay;"
-            f"record = Record(Path({str(tmp_path)!r}) / '0123456789abcdef');"
-            "replay(record, Tracking(wandb='offline')); print('done')"
-        )
-        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-        assert done.stdout == "done\n"
-        (line,) = done.stderr.splitlines()
-        assert "is the disk full?" in line
-
-    @pytest.mark.slow
-    def test_wandbs_process_dies(self, tmp_path: Path, server: FakeWandb) -> None:
-        """Killed in the middle (out of memory, say): one line, no traceback at exit, and the next run is reported."""
-        make_record(tmp_path, 0, config(wandb="online"))
-        code = (
-            "import os, signal, subprocess, time; from pathlib import Path; from hptransfer.records import Record;"
-            "from hptransfer.tracking import open_tracker, replay, tracker as module;"
-            f"record = Record(Path({str(tmp_path)!r}) / '0123456789abcdef'); config = record.config;"
-            "tracker = open_tracker(config, run_id='first', folder=record.path, facts={});\n"
-            "while not list(record.path.glob('wandb/run-*/*.wandb')): time.sleep(0.05)\n"
-            "time.sleep(1.5); own = ['ps', '-o', 'pid=,args=', '--ppid', str(os.getpid())]\n"
-            "for line in subprocess.check_output(own, text=True).splitlines():\n"
-            "    if 'wandb-core' in line: os.kill(int(line.split()[0]), signal.SIGKILL)\n"
-            "for step in range(1, 100): tracker.log({'step': step, 'loss': 1.0})\n"
-            "tracker.finish({'loss': 1.0}); module._silent_until = 0.0\n"
-            "after = open_tracker(config, run_id='second', folder=record.path, facts={})\n"
-            "after.log({'step': 1, 'loss': 1.0}); after.finish({'loss': 1.0})"
-        )
-        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-        assert (done.returncode, done.stdout) == (0, "")
-        assert len(done.stderr.splitlines()) == 1, done.stderr
-        assert server.runs["second"].history == [{"_step": 1, "step": 1, "train/loss": 1}]
-
-    def test_one_wait_for_many_runs(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-        settings = config(wandb="online")
-        record = make_record(tmp_path, 0, settings)
-        for _ in range(3):
-            follow(record, settings, range(1, 4))
-        assert len(said(caplog)) == 1
-
-    @pytest.mark.slow
-    def test_interrupted_training_leaves_quietly(self, tmp_path: Path, server: FakeWandb) -> None:
-        make_record(tmp_path, 0, config(wandb="online"))
-        code = (
-            "import sys, time; from pathlib import Path; from hptransfer.records import Record;"
-            "from hptransfer.tracking import open_tracker;"
-            f"record = Record(Path({str(tmp_path)!r}) / '0123456789abcdef');"
-            "tracker = open_tracker(record.config, run_id=record.path.name, folder=record.path, facts={});"
-            "tracker.log({'step': 1, 'loss': 2.0}); time.sleep(float(sys.argv[1])); sys.exit(130)"
-        )
-        for seconds in ("0", "0.3", "4"):
-            done = subprocess.run([sys.executable, "-c", code, seconds], capture_output=True, text=True)
-            assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
-        run = server.runs["0123456789abcdef"]
-        assert run.history == [{"_step": 1, "step": 1, "train/loss": 2}]
-        assert run.state == "failed"
-
-    @pytest.mark.usefixtures("impatient")
-    def test_logging_costs_training_nothing(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Handing a row over takes microseconds even while the server does not answer."""
-        monkeypatch.setenv("WANDB_API_KEY", API_KEY)
-        monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
-        settings = config(wandb="online")
-        record = make_record(tmp_path, 0, settings)
-        started = time.perf_counter()
-        followed = follow(record, settings, range(1, 1001), result=None)
-        assert time.perf_counter() - started < 1.0
-        followed.finish(RESULT)
-
-    @pytest.mark.usefixtures("impatient")
-    @pytest.mark.slow
-    def test_one_line_on_stderr(self, tmp_path: Path) -> None:
-        make_record(tmp_path, 3, config(), RESULT)
-        code = (
-            "from pathlib import Path; from hptransfer.records import Record;"
-            "from hptransfer.sections import Tracking; from hptransfer.tracking import replay, session;"
-            f"session.START = 2.0; record = Record(Path({str(tmp_path)!r}) / '0123456789abcdef');"
-            "replay(record, Tracking(wandb='online')); print('done')"
-        )
-        dead = {"WANDB_BASE_URL": "http://127.0.0.1:9", "WANDB_API_KEY": API_KEY}
-        for environment in ({}, dead):
-            environment = {**os.environ, **environment}
-            done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
-            assert (done.returncode, done.stdout) == (0, "done\n")
-            assert len(done.stderr.splitlines()) == 1, done.stderr
-
-
 class TestLogFile:
     def test_cut_file_does_not_end_well(self, tmp_path: Path) -> None:
         settings = config(wandb="offline")
@@ -399,37 +248,3 @@ class TestLogFile:
         path.write_bytes(whole[: len(whole) // 2])
         assert not ends_well(path)
         assert not ends_well(tmp_path / "missing.wandb")
-
-
-def assert_one_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture, text: str) -> None:
-    """Training with a tracker that can't work: no exception, one line."""
-    settings = config(wandb="online")
-    record = make_record(tmp_path, 0, settings)
-    follow(record, settings, range(1, 20))
-    (line,) = said(caplog)
-    assert text in line
-    assert len(line.splitlines()) == 1
-    assert f"hptransfer wandb sync {tmp_path}" in line
-
-
-def abandon(followed: Tracker) -> None:
-    """Training is interrupted and drops its tracker."""
-    assert isinstance(followed, tracker.WandbTracker)
-    thread = followed._thread
-    del followed
-    gc.collect()
-    thread.join(20)
-    assert not thread.is_alive()
-
-
-def said(caplog: pytest.LogCaptureFixture) -> list[str]:
-    """What the user is told."""
-    return [entry.getMessage() for entry in caplog.records if entry.name.startswith("hptransfer")]
-
-
-def wait_for(condition: Any, seconds: float = 10.0) -> None:
-    """Polls until it holds."""
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.02)

@@ -1,8 +1,10 @@
 """What the tests of tracking share: run records as training leaves them, and a W&B session of each test's own."""
 
+import gc
 import json
 import os
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,7 @@ from fake_wandb import FakeWandb, serve
 
 from hptransfer.config import RunConfig, to_yaml
 from hptransfer.records import Record, write_json
-from hptransfer.tracking import tracker
+from hptransfer.tracking import Tracker, open_tracker, tracker
 
 FACTS = {"params": 98304, "params_total": 131072, "steps": 8, "lr_hidden": 0.001}
 RESULT: dict[str, Any] = {
@@ -40,9 +42,14 @@ def clean_session(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[N
 def serving(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeWandb]:
     """A server that the environment points at."""
     with serve() as fake:
-        for name, value in fake.environment.items():
-            monkeypatch.setenv(name, value)
+        point_at(monkeypatch, fake)
         yield fake
+
+
+def point_at(monkeypatch: pytest.MonkeyPatch, fake: FakeWandb) -> None:
+    """Makes W&B talk to this server."""
+    for name, value in fake.environment.items():
+        monkeypatch.setenv(name, value)
 
 
 def config(**tracking: Any) -> RunConfig:
@@ -71,3 +78,36 @@ def make_record(
     if result:
         write_json(record.path / "result.json", result)
     return record
+
+
+def follow(record: Record, settings: RunConfig, steps: range, result: dict[str, Any] | None = RESULT) -> Tracker:
+    """What the training loop does with its tracker."""
+    followed = open_tracker(settings, run_id=record.path.name, folder=record.path, facts=FACTS)
+    for step in steps:
+        followed.log(row(step))
+    if result is not None:
+        followed.finish(result)
+    return followed
+
+
+def abandon(followed: Tracker) -> None:
+    """Training is interrupted and drops its tracker."""
+    assert isinstance(followed, tracker.WandbTracker)
+    thread = followed._thread
+    del followed
+    gc.collect()
+    thread.join(20)
+    assert not thread.is_alive()
+
+
+def said(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """What the user is told."""
+    return [entry.getMessage() for entry in caplog.records if entry.name.startswith("hptransfer")]
+
+
+def wait_for(condition: Any, seconds: float = 10.0) -> None:
+    """Polls until it holds."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.02)
