@@ -17,7 +17,7 @@ from hptransfer.records import Row
 
 @dataclass(frozen=True)
 class Compared:
-    """One held-out cell. Regrets are relative losses over the cell's floor, read off a valley fitted to held-out runs."""
+    """One held-out cell. Regrets are relative losses over its floor, read off a valley fitted to the held-out runs."""
 
     params: float
     tokens: float
@@ -30,7 +30,7 @@ class Compared:
     inside: Mapping[str, bool]
     """Whether the 95 % interval holds it, within the uncertainty of that optimum."""
     regret: Mapping[str, float]
-    """By predictor: `laws`, published ones, `largest proxy` (its own best values, unchanged)."""
+    """By predictor: `laws`, published ones, `largest proxy` (its own best, unchanged)."""
 
 
 def compare(laws: Laws, rows: Sequence[Row]) -> list[Compared]:
