@@ -1,5 +1,6 @@
 """The coordinate check: its arithmetic against hand-computed slopes, its verdicts against faults put in on purpose."""
 
+import asyncio
 import json
 import re
 from collections.abc import Callable
@@ -12,7 +13,6 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-import hptransfer
 from hptransfer.config import RunConfig
 from hptransfer.coordcheck import check, to_text
 from hptransfer.coordcheck.checking import Check, Ladder
@@ -38,7 +38,7 @@ def config(model=GPT, scheme="completep", **sections) -> RunConfig:
             "model": model,
             "parametrization": {"name": scheme, "base_width": 32, "base_depth": 2, "init_std": 0.1},
             "optimizer": {"name": "adamw", "lr": 0.016},
-            "data": {"source": "text", "path": str(Path(hptransfer.__file__).parent), "seq_len": 64},
+            "data": {"source": "text", "path": str(Path(asyncio.__file__).parent / "*.py"), "seq_len": 64},
             "train": {"tokens": 100_000, "batch_tokens": 512},
         }
         | sections
@@ -432,7 +432,9 @@ def test_page_holds_all_it_shows_and_escapes_what_it_is_told(small, tmp_path):
 @pytest.mark.parametrize("scheme", ["completep", "depth_mup", "mup"])
 def test_a_gpt_keeps_the_promises_of_its_scheme(scheme, runs):
     found = check(config(scheme=scheme), widths=(32, 64, 128), depths=(2, 4, 8), runs=runs, seeds=2, workers=1)
-    assert found.passed, to_text(found)
+    text = to_text(found)
+    assert found.passed, text
+    assert ("mup promises nothing over depth" in text) == (scheme == "mup")
     assert [ladder.outcome for ladder in found.ladders] == ["PASS", "not claimed" if scheme == "mup" else "PASS"]
 
 
