@@ -219,7 +219,7 @@ def read_json(path: Path) -> dict[str, Any] | None:
 def find_records(folder: Path) -> list[Record]:
     """Every run folder at or below `folder`, by name. W&B's own folders hold a config.yaml that is another's."""
     if not folder.is_dir():
-        raise UserError(f"{folder}: no such folder")
+        raise UserError(f"{folder}: no such file or folder")
     paths = sorted(path.relative_to(folder) for path in folder.rglob("config.yaml"))
     return [Record((folder / path).parent) for path in paths if "wandb" not in path.parts]
 

@@ -1,7 +1,7 @@
 """Laws + a target's config -> the same config with everything that must move filled in, each line with its reason."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from hptransfer.config import RunConfig, load_config, to_yaml
@@ -9,9 +9,6 @@ from hptransfer.errors import UserError
 from hptransfer.laws import Estimate, Laws, Prediction
 from hptransfer.records import recipe
 from hptransfer.tables import table, text
-
-NOT_TRANSFERABLE = ("parametrization", "base_width", "base_depth", "model", "optimizer")
-"""Parts of a recipe that give lr another meaning: laws do not cross them."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +38,9 @@ class Tuned:
     def to_yaml(self) -> str:
         """The config as a file: the prediction and its warnings above it, its reason behind every tuned line."""
         loss = self.prediction.loss
-        expected = f"Expected loss {interval(loss)} nats per token." if loss else "No loss is predicted."
+        expected = (
+            f"Expected loss {loss.value:.4g} ({interval(loss)}) nats per token." if loss else "No loss is predicted."
+        )
         head = [f"Tuned by hptransfer transfer. {expected}", *(f"Warning: {warning}" for warning in self.warnings)]
         plain = self.config.to_dict()
         return "".join(f"# {line}\n" for line in head) + to_yaml(plain, self.reasons)
@@ -60,8 +59,11 @@ def transfer(laws: Laws, target: RunConfig, batch_tokens: float | None = None) -
     size = size_of_config(target)
     prediction = predict_for(laws, size, batch_tokens)
     batch = _whole_batch(prediction.batch_tokens.value, target.data.seq_len)
+    why = _swept(prediction.batch_tokens, "") if batch_tokens is None else f"fixed at {batch_tokens:g}"
     prediction = predict_for(laws, size, batch)
-    moved, reasons = _from_laws(prediction, batch)
+    moved, reasons = _from_laws(prediction)
+    moved["train.batch_tokens"] = batch
+    reasons["train.batch_tokens"] = f"{why}; in whole sequences"
     _with_batch(laws, target, batch, moved, reasons)
     reasons["schedule.warmup"] = "a fraction of the run, as in the runs: it grows with the run"
     sections: dict[str, dict[str, Any]] = {}
@@ -71,13 +73,10 @@ def transfer(laws: Laws, target: RunConfig, batch_tokens: float | None = None) -
     return Tuned(target.updated(**sections), prediction, moved, reasons, prediction.warnings)
 
 
-def _from_laws(prediction: Prediction, batch: int) -> tuple[dict[str, Any], dict[str, str]]:
-    """lr, batch and weight decay."""
-    moved: dict[str, Any] = {"optimizer.lr": _rounded(prediction.lr.value), "train.batch_tokens": batch}
-    reasons = {
-        "optimizer.lr": _swept(prediction.lr, "least expected regret; "),
-        "train.batch_tokens": _swept(prediction.batch_tokens, "whole sequences; "),
-    }
+def _from_laws(prediction: Prediction) -> tuple[dict[str, Any], dict[str, str]]:
+    """lr and weight decay."""
+    moved: dict[str, Any] = {"optimizer.lr": _rounded(prediction.lr.value)}
+    reasons = {"optimizer.lr": _swept(prediction.lr, "least expected regret; ")}
     if (decay := prediction.weight_decay) is not None:
         moved["optimizer.weight_decay"] = _rounded(decay.value)
         reasons["optimizer.weight_decay"] = _swept(decay, "AdamW timescale; ")
@@ -93,8 +92,7 @@ def _with_batch(laws: Laws, target: RunConfig, batch: int, moved: dict[str, Any]
     optimizer = target.optimizer
     if optimizer.name != "adamw":
         return
-    low = min(one.cell.lowest_batch for one in laws.cells)
-    high = max(one.cell.highest_batch for one in laws.cells)
+    low, high = laws.batch_range
     nearest = min(max(batch, low), high)
     ratio = batch / nearest
     same = f"the batch is one that the runs cover ({low:g} to {high:g} tokens)"
@@ -148,24 +146,23 @@ def size_of(config: str | None, overrides: Sequence[str], params: float | None, 
 
 
 def predict_for(laws: Laws, size: Size, batch_tokens: float | None = None) -> Prediction:
-    """The recommendation at a size, and what of the target's recipe differs from the runs' among its warnings."""
-    differences = [] if size.recipe is None else check_recipe(laws, size.recipe)
-    prediction = laws.predict(
-        params=size.params, tokens=size.tokens, width=size.width, depth=size.depth, batch_tokens=batch_tokens
+    """The recommendation at a size; UserError where the laws don't hold for the recipe, warnings where they may not."""
+    return laws.predict(
+        params=size.params,
+        tokens=size.tokens,
+        width=size.width,
+        depth=size.depth,
+        batch_tokens=batch_tokens,
+        recipe=_with_known_data(laws, size.recipe),
     )
-    return replace(prediction, warnings=(*prediction.warnings, *differences))
 
 
-def check_recipe(laws: Laws, wanted: Mapping[str, str | float]) -> list[str]:
-    """One line for each difference that the laws may survive; UserError for those that they can't."""
-    wanted = dict(wanted)
+def _with_known_data(laws: Laws, wanted: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+    """The recipe with the runs' data where a config names the same source: only the runs say which content it had."""
     known = str(laws.recipe.get("data", ""))
-    if known.partition(":")[0] == wanted.get("data"):
-        wanted["data"] = known  # a config says which source, only the runs say which content
-    lines = laws.differences({key: value for key, value in wanted.items() if key in laws.recipe})
-    if fatal := [line for line in lines if line.partition(":")[0] in NOT_TRANSFERABLE]:
-        raise UserError("\n".join(f"the laws do not hold for this target: {line}" for line in fatal))
-    return [f"the target differs from the runs: {line}" for line in lines]
+    if wanted is None or known.partition(":")[0] != wanted.get("data"):
+        return wanted
+    return {**wanted, "data": known}
 
 
 def to_text(prediction: Prediction) -> str:
