@@ -23,6 +23,7 @@ from hptransfer.interrupts import held
 from hptransfer.records import Metrics, Record
 from hptransfer.scaling import Plan, build, build_optimizer, resolve
 from hptransfer.schedules import factor, progress
+from hptransfer.tables import amount
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.float32, "float64": torch.float64}
 """Of the weights; bfloat16 is autocast over float32 weights."""
@@ -99,7 +100,17 @@ def _train_recording_failure(plan: Plan, data: Data, record: Record, on_step: On
         message = str(problem) if isinstance(problem, UserError) else f"{type(problem).__name__}: {problem}"
         with suppress(UserError):  # a disk that is full takes no failure.json either
             records.write_json(failure, {"message": message, "attempts": attempts})
+        if _out_of_memory(problem):
+            need = amount(plan.memory, "B")
+            raise UserError(
+                f"{record.path}: out of memory: the run takes about {need}; less with a smaller train.micro_batch"
+            ) from problem
         raise
+
+
+def _out_of_memory(problem: Exception) -> bool:
+    """Accelerators have an exception for it; the CPU's allocator says it in words."""
+    return isinstance(problem, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in str(problem)
 
 
 class Trainer:
@@ -264,6 +275,7 @@ class Trainer:
             "eval_tokens": self._validation_sequences() * self.plan.config.data.seq_len,
             "flops": tokens_seen * self.plan.flops_per_token,
             "seconds": self._elapsed(),
+            **dict.fromkeys(records.RECIPE),  # sp has no base: null
             **records.recipe(self.plan.config, self.data.fingerprint),
             "torch": torch.__version__,
             "device": str(self.device),

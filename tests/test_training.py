@@ -96,6 +96,15 @@ def test_a_run_leaves_all_that_others_rely_on(tmp_path: Path, on_text: Make) -> 
     assert read_rows([tmp_path]) == [row]
 
 
+def test_a_run_without_a_base_says_so(tmp_path: Path, on_text: Make) -> None:
+    result = train(on_text(parametrization={"name": "sp", "base_width": None, "base_depth": None}), tmp_path).result
+    assert result is not None
+    assert set(result) >= set(RESULT_KEYS.split())
+    assert (result["base_width"], result["base_depth"]) == (None, None)
+    (row,) = read_rows([tmp_path])
+    assert "base_width" not in row.recipe
+
+
 def test_metrics(tmp_path: Path, on_text: Make) -> None:
     config = on_text(schedule={"name": "cosine", "warmup": 0.25})
     lines = metrics(train(config, tmp_path))
@@ -496,6 +505,25 @@ def test_a_failure_is_recorded_counted_and_forgotten_once_the_run_is_through(tmp
     train(on_text(), tmp_path)
     assert record.failure is None
     assert record.result is not None
+
+
+@pytest.mark.parametrize(
+    "problem",
+    [
+        MemoryError(),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 40000000000 bytes."),
+    ],
+)
+def test_a_run_that_takes_too_much_memory(
+    tmp_path: Path, on_text: Make, monkeypatch: pytest.MonkeyPatch, problem: Exception
+) -> None:
+    def fail(self: Trainer) -> None:
+        raise problem
+
+    monkeypatch.setattr(Trainer, "_train_step", fail)
+    with pytest.raises(UserError, match=r": out of memory: the run takes about [\d.]+ [kMG]B; less with ") as caught:
+        train(on_text(), tmp_path)
+    one_line(caught.value)
 
 
 @pytest.mark.parametrize("damage", ["cut", "empty", "text", "other", "older"])
