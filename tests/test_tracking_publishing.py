@@ -2,7 +2,9 @@
 
 import json
 import math
+import sys
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -101,6 +103,17 @@ def test_publish_offline(tmp_path: Path) -> None:
     assert not list((tmp_path / "home").rglob("*table*"))
 
 
+def test_workspace_package_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "wandb_workspaces", None)
+    monkeypatch.delitem(sys.modules, "wandb_workspaces.workspaces", raising=False)
+    with pytest.raises(UserError, match=r"pip install 'hptransfer\[workspace\]'"):
+        build_workspace("team/ladder")
+
+
+needs_workspaces = pytest.mark.skipif(find_spec("wandb_workspaces") is None, reason="the extra `workspace`")
+
+
+@needs_workspaces
 def test_workspace_is_valid_for_its_own_reader() -> None:
     """What is built serialises, and wandb-workspaces reads it back with every panel."""
     workspace = build_workspace(f"{ENTITY}/ladder")
@@ -113,6 +126,7 @@ def test_workspace_is_valid_for_its_own_reader() -> None:
     assert '"yAxis":"summary:loss"' in text
 
 
+@needs_workspaces
 def test_workspace_is_saved(server: FakeWandb) -> None:
     address = save_workspace(f"{ENTITY}/ladder")
     (view,) = server.views
@@ -124,6 +138,7 @@ def test_workspace_is_saved(server: FakeWandb) -> None:
     assert f"/{ENTITY}/ladder" in address
 
 
+@needs_workspaces
 def test_workspace_errors() -> None:
     with pytest.raises(UserError, match="expected entity/project"):
         build_workspace("ladder")

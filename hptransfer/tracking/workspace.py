@@ -48,11 +48,11 @@ def build_workspace(project: str) -> Any:
     entity, _, name = project.rpartition("/")
     if not entity or not name or "/" in entity:
         raise UserError(f"W&B project {project!r}: expected entity/project")
-    spaces, _ = _modules()
+    spaces, reports = _modules()
     sections = {
-        **{title: [_scatter(*panel) for panel in panels] for title, panels in SCATTERS.items()},
-        **{title: [_curves(*panel) for panel in panels] for title, panels in CURVES.items()},
-        "All hyperparameters": [_parallel()],
+        **{title: [_scatter(reports, *panel) for panel in panels] for title, panels in SCATTERS.items()},
+        **{title: [_curves(reports, *panel) for panel in panels] for title, panels in CURVES.items()},
+        "All hyperparameters": [_parallel(reports)],
     }
     return spaces.Workspace(
         entity=entity,
@@ -71,25 +71,26 @@ def save_workspace(project: str) -> str:
         return str(workspace.save().url)
 
 
-def _scatter(title: str, x: str, y: str, z: str) -> Any:
-    _, reports = _modules()
-    axes = {axis: _quantity(name) for axis, name in (("x", x), ("y", y), ("z", z))}
+def _scatter(reports: Any, title: str, x: str, y: str, z: str) -> Any:
+    axes = {axis: _quantity(reports, name) for axis, name in (("x", x), ("y", y), ("z", z))}
     return reports.ScatterPlot(title=title, **axes, log_x=True, log_y=y != "loss", log_z=z != "loss")
 
 
-def _curves(title: str, x: str, metrics: str) -> Any:
-    return _modules()[1].LinePlot(title=title, x=x, metric_regex=metrics, log_y=x == "tokens" and "loss" in metrics)
+def _curves(reports: Any, title: str, x: str, metrics: str) -> Any:
+    return reports.LinePlot(title=title, x=x, metric_regex=metrics)
 
 
-def _parallel() -> Any:
-    _, reports = _modules()
-    names = ("width", "depth", "lr", "weight_decay", "batch_tokens", "tokens", "loss")
-    columns = [reports.ParallelCoordinatesPlotColumn(metric=_quantity(name), log=name != "loss") for name in names]
-    return reports.ParallelCoordinatesPlot(columns=columns)
+def _parallel(reports: Any) -> Any:
+    """Every hyperparameter that moves with size, and the loss at the right end."""
+    return reports.ParallelCoordinatesPlot(
+        columns=[
+            reports.ParallelCoordinatesPlotColumn(metric=_quantity(reports, name), log=name != "loss")
+            for name in ("width", "depth", "lr", "weight_decay", "batch_tokens", "tokens", "loss")
+        ]
+    )
 
 
-def _quantity(name: str) -> Any:
-    _, reports = _modules()
+def _quantity(reports: Any, name: str) -> Any:
     return reports.SummaryMetric(name) if name in RESULTS else reports.Config(name)
 
 
@@ -100,6 +101,4 @@ def _modules() -> tuple[Any, Any]:
             warnings.simplefilter("ignore", DeprecationWarning)
             return import_module("wandb_workspaces.workspaces"), import_module("wandb_workspaces.reports.v2")
     except ImportError as problem:
-        raise UserError(
-            f"the dashboard needs wandb-workspaces ({problem}): pip install 'hptransfer[workspace]'"
-        ) from None
+        raise UserError(f"W&B workspaces: {problem}: pip install 'hptransfer[workspace]'") from None
