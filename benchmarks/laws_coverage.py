@@ -1,4 +1,4 @@
-"""Do the 95 % intervals hold the truth 95 % of the time? On made-up worlds with known optima, and on the Step Law cells.
+"""Do 95 % intervals hold the truth 95 % of the time? On made-up worlds with known optima, and on the Step Law cells.
 
     python benchmarks/laws_coverage.py [--worlds 100] [--data DATA/steplaw_dense_small.csv] [--output FILE.md]
 
@@ -96,7 +96,7 @@ def worlds(count: int, cell_count: int, runs: int, batch: bool, parametrization:
 
 
 def step_law_cells(path: Path, runs: Sequence[int], repeats: int) -> list[str]:
-    """Each cell predicted from `runs` random runs of every other one; truth: the optimum fitted to all runs of all cells."""
+    """Each cell predicted from `runs` random runs of every other one; truth: the optimum fitted to all runs."""
     with path.open(newline="") as file:
         rows = [
             Row(

@@ -27,7 +27,8 @@ SEED = 0
 
 @dataclass(frozen=True)
 class Estimate:
-    """What to use, its 95 % interval where there is one, and the fitted floor."""
+    """What to use; the fitted floor and its 95 % interval, where it was fitted. A batch that the user fixed is the
+    value, beside the floor and interval of the best one."""
 
     value: float
     low: float | None = None
@@ -170,7 +171,7 @@ def at_batch(believed: Posterior, log_batch: float) -> tuple[Floats, Floats]:
         away = np.zeros_like(optimum)
         away[:, b] = log_batch - optimum[:, b]
         if "lr" in believed.coordinates:
-            ridge = -ridge_offset(dict(zip(names, shape, strict=True)), {"batch_tokens": away[:, b]}) + away[:, 0]
+            ridge = away[:, 0] - ridge_offset(dict(zip(names, shape, strict=True)), {"batch_tokens": away[:, b]})
             low, high = np.minimum(ridge, 0.0), np.maximum(ridge, 0.0)
             for _ in range(40):
                 away[:, 0] = (low + high) / 2
@@ -194,6 +195,9 @@ def _hyperparameters(
             fixed = frozenset({"batch_tokens"})
         x = recommend(believed, optimum, fixed)
         estimates = _estimates(laws, target, x, optimum, drawn)
+        if fixed_batch is not None and fixed:
+            free = _estimates(laws, target, believed.centre, believed.centre, believed.optimum)["batch_tokens"]
+            estimates["batch_tokens"] = Estimate(fixed_batch, free.low, free.high, free.optimum)
         regret = _regret(believed, x, fixed)
     return {**_carried(laws, target, near, fixed_batch, estimates, warnings), **estimates}, regret
 
