@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from hptransfer.errors import UserError
-from hptransfer.laws import fit
+from hptransfer.laws import figures, fit
 from hptransfer.laws.compare import compare, to_text
 from hptransfer.laws.ladder import Rung, propose
 from hptransfer.laws.published import LAWS, listing, predict_published, rivals, show
@@ -86,6 +86,20 @@ def test_compare_refuses_another_recipe() -> None:
         compare(laws, rows_of(World(parametrization="mup"), [2]))
     with pytest.raises(UserError, match="nothing was swept"):
         compare(laws, rows_of(World(), [2], runs=1))
+
+
+def test_figures_of_a_fit() -> None:
+    rows = rows_of(World(cliff=1.2), [0, 1, 2])
+    laws = fit(rows)
+    contours = figures.valley_contours(rows, laws)
+    assert contours is not None
+    assert len(contours.axes) == 3
+    left = figures.residuals(rows, laws)
+    assert left is not None
+    drawn = sum(len(line.get_xdata()) for line in left.axes[0].lines[:-1])
+    assert drawn == sum(row.status == "finished" for row in rows)
+    assert len(figures.against_rivals(laws, 1e9, 2e10).axes) == 2
+    assert figures.valley_contours(rows, fit(rows_of(World(), [0], runs=1))) is None
 
 
 TARGET = Rung({"width": 512, "depth": 16}, BASE_PARAMS * 4096, BASE_TOKENS * 4096, 1e20)
