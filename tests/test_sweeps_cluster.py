@@ -1,5 +1,6 @@
 """Trials on other machines: submitit's local and debug executors, and a Ray cluster simulated on this machine."""
 
+import gc
 import json
 import os
 import random
@@ -15,7 +16,7 @@ import yaml
 
 from hptransfer.errors import UserError
 from hptransfer.sweeps import sweep
-from hptransfer.sweeps.cluster import ClusterExecutor, StopFile, slurm_executor
+from hptransfer.sweeps.cluster import ClusterExecutor, Requeued, StopFile, slurm_executor
 from hptransfer.sweeps.jobs import Job, Outcome, attempts
 from hptransfer.sweeps.running import open_executor, open_search
 
@@ -49,6 +50,10 @@ def lrs() -> list[float]:
     return sorted(json.loads(path.read_text())["lr"] for path in Path("runs").glob("*/result.json"))
 
 
+def steps_of(folder: Path) -> list[int]:
+    return [json.loads(line)["step"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
 def jobs() -> list[Job]:
     runs = open_search("sweep.yaml", "runs", 0, "random").runs
     return [Job(run.trial.config, run.record.path, attempts(run.record)) for run in runs]
@@ -70,6 +75,16 @@ class Told:
 
     def cancel(self) -> None:
         raise AssertionError
+
+
+@pytest.fixture
+def submitit() -> Iterator[Any]:
+    """The module; the processes and log files that it leaves open are collected inside the tests that use it."""
+    yield pytest.importorskip("submitit")
+    gc.collect()
+
+
+uses_submitit = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning")
 
 
 @contextmanager
@@ -124,8 +139,8 @@ def test_what_cannot_be_had_is_one_line(tmp_path: Path) -> None:
                 open_executor(name, 1, tmp_path)
 
 
-def test_no_slurm_here_is_one_line(tmp_path: Path) -> None:
-    pytest.importorskip("submitit")
+@uses_submitit
+def test_no_slurm_here_is_one_line(submitit: Any, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"^--executor slurm: "):
         open_executor("slurm", 1, tmp_path)
     with pytest.raises(UserError, match=r"^--executor local: .*no_such_option"):
@@ -133,10 +148,9 @@ def test_no_slurm_here_is_one_line(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # submitit leaves its log files open
+@uses_submitit
 @pytest.mark.parametrize("cluster", ["local", "debug"])
-def test_submitit_runs_the_trials(cluster: str) -> None:
-    pytest.importorskip("submitit")
+def test_submitit_runs_the_trials(submitit: Any, cluster: str) -> None:
     executor = slurm_executor(1 if cluster == "debug" else 2, Path("runs"), {"timeout_min": 5}, cluster)
     outcomes = [future.result() for future in [executor.submit(job) for job in jobs()[:3]]]
     executor.close()
@@ -146,8 +160,8 @@ def test_submitit_runs_the_trials(cluster: str) -> None:
 
 
 @pytest.mark.slow
-def test_a_submitit_job_that_is_killed_is_sent_again() -> None:
-    pytest.importorskip("submitit")
+@uses_submitit
+def test_a_submitit_job_that_is_killed_is_sent_again(submitit: Any) -> None:
     write(256 * 1500)
     job = jobs()[0]
     executor = slurm_executor(1, Path("runs"), {"timeout_min": 5}, "local")
@@ -163,8 +177,22 @@ def test_a_submitit_job_that_is_killed_is_sent_again() -> None:
             os.kill(int(entry.parent.name), 9)
     assert future.result(timeout=300) == Outcome("ended")
     executor.close()
-    lines = [json.loads(line)["step"] for line in (job.folder / "metrics.jsonl").read_text().splitlines()]
-    assert lines == list(range(1, 1501))
+    assert steps_of(job.folder) == list(range(1, 1501))
+
+
+@pytest.mark.slow
+@uses_submitit
+def test_a_preempted_submitit_job_continues(submitit: Any) -> None:
+    write(256 * 1500)
+    job = jobs()[0]
+    scheduler = submitit.AutoExecutor(folder="runs/slurm", cluster="local")
+    scheduler.update_parameters(timeout_min=5)
+    handle = scheduler.submit(Requeued(), job, StopFile(Path("runs")))
+    while not (job.folder / "checkpoint.pt").exists():
+        time.sleep(0.05)
+    handle._interrupt()
+    assert handle.result() == Outcome("ended")
+    assert steps_of(job.folder) == list(range(1, 1501))
 
 
 @pytest.mark.slow
@@ -190,8 +218,7 @@ def test_ray_on_three_nodes_with_one_killed_in_the_middle() -> None:
         killer.join()
         assert not result.failed and lrs() == LRS
         for path in Path("runs").glob("*/metrics.jsonl"):
-            steps = [json.loads(line)["step"] for line in path.read_text().splitlines()]
-            assert steps == list(range(1, 401))
+            assert steps_of(path.parent) == list(range(1, 401))
     finally:
         ray.shutdown()
         cluster.shutdown()

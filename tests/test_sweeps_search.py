@@ -3,6 +3,7 @@
 import json
 import math
 import random
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -160,6 +161,28 @@ def test_a_search_is_taken_up_from_the_records() -> None:
     second = sweep("sweep.yaml", workers=2)
     assert len(second.runs) == len(lrs()) == 6 and before < lrs()
     assert len(sweep("sweep.yaml", workers=2).runs) == 6 and len(lrs()) == 6
+
+
+@pytest.mark.usefixtures("folder")
+@pytest.mark.parametrize(
+    ("changes", "what"),
+    [
+        ({}, "method: bayes"),
+        ({"method": "random", "early_terminate": {"type": "hyperband", "min_iter": 5}}, "early_ter"),
+    ],
+)
+def test_no_optuna_is_one_line(changes: dict[str, Any], what: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    write_sweep(**changes)
+    with pytest.raises(UserError, match=rf"^{what}.* needs Optuna: pip install 'hptransfer\[sweep\]'$"):
+        sweep("sweep.yaml")
+
+
+@pytest.mark.usefixtures("folder")
+def test_a_small_space_ends_the_search_before_its_cap() -> None:
+    write_sweep(parameters={"optimizer.lr": {"values": [0.01, 0.02]}})
+    result = sweep("sweep.yaml", workers=2)
+    assert lrs() == {0.01, 0.02} and "to be proposed" not in result.to_text()
 
 
 @pytest.mark.usefixtures("folder")

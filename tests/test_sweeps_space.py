@@ -71,7 +71,7 @@ def test_nested_blocks_are_dotted_keys() -> None:
 
 def test_grid_is_the_product_in_order() -> None:
     space = {"a": parameter(values=[1, 2]), "b": parameter(min=0, max=1), "c": parameter(value="x")}
-    points = grid(space)
+    points = list(grid(space))
     assert [(p["a"], p["b"]) for p in points] == [(1, 0), (1, 1), (2, 0), (2, 1)]
     assert all(p["c"] == "x" for p in points)
 

@@ -78,13 +78,13 @@ class ClusterExecutor:
         """Runs in a thread, one per job under way."""
         outcome = Outcome("interrupted")
         for _ in range(ATTEMPTS):
-            handle = self._send(job, self._stop)
-            while not handle.done():
-                if self._ending.is_set():
-                    handle.cancel()
-                    return Outcome("interrupted")
-                time.sleep(LOOK_EVERY / 4)
             try:
+                handle = self._send(job, self._stop)
+                while not handle.done():
+                    if self._ending.is_set():
+                        handle.cancel()
+                        return Outcome("interrupted")
+                    time.sleep(LOOK_EVERY / 4)
                 return handle.result()
             except Exception as problem:
                 outcome = Outcome("lost", f"lost {ATTEMPTS} times by the scheduler ({_reason(problem)})")
@@ -114,10 +114,24 @@ def slurm_executor(workers: int, folder: Path, options: Mapping[str, Any], clust
 
     def send(job: Job, interrupted: StopFile) -> Handle:
         with taking:
-            handle: Handle = scheduler.submit(run_job, job, interrupted)
+            handle: Handle = scheduler.submit(Requeued(), job, interrupted)
         return handle
 
     return ClusterExecutor(workers, folder, send)
+
+
+class Requeued:
+    """`run_job` as submitit wants it: a job that is preempted, or out of time, is queued again and continues."""
+
+    def __call__(self, job: Job, interrupted: StopFile) -> Outcome:
+        """Runs the job."""
+        return run_job(job, interrupted)
+
+    def checkpoint(self, job: Job, interrupted: StopFile) -> Any:
+        """What submitit queues again. The run itself has its checkpoint in its folder."""
+        from submitit.helpers import DelayedSubmission
+
+        return DelayedSubmission(self, job, interrupted)
 
 
 def ray_executor(workers: int, folder: Path, options: Mapping[str, Any]) -> ClusterExecutor:

@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 
 from hptransfer.errors import UserError
 from hptransfer.loading import Source, parse_override, read_yaml, validate
-from hptransfer.sections import Count, Flag, Section
+from hptransfer.sections import Count, Section
 from hptransfer.sweeps.space import Parameter, flatten
 
 ARGS = ("${args}", "${args_no_hyphens}")
@@ -46,7 +46,7 @@ class Hyperband(Section):
     s: Count | None = None
     eta: float = Field(3.0, gt=1)
     """At every stop the best 1/eta go on."""
-    strict: Flag = True
+    strict: Literal[True] = True
 
     @model_validator(mode="after")
     def _placed(self) -> "Hyperband":

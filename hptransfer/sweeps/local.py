@@ -13,6 +13,7 @@ from multiprocessing.connection import Connection, wait
 from queue import SimpleQueue
 from typing import Any
 
+from hptransfer.errors import UserError
 from hptransfer.sweeps.devices import environment_of
 from hptransfer.sweeps.jobs import ATTEMPTS, Job, Outcome, run_job
 
@@ -32,7 +33,10 @@ class Worker:
         self.environment = environment
         self.pipe, theirs = context.Pipe()
         self.process = context.Process(target=serve, args=(theirs, work, environment), daemon=True)
-        self.process.start()
+        try:
+            self.process.start()
+        except (EOFError, OSError) as problem:
+            raise UserError(f"cannot start a worker process ({problem}); out of memory or of processes?") from problem
         theirs.close()
 
     def run(self, job: Job, timeout: float | None) -> Outcome:

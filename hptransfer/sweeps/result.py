@@ -41,7 +41,7 @@ class SweepResult:
         return {
             "name": self.search.file.name,
             "states": now.states,
-            "to_be_proposed": max(0, self.search.left),
+            "to_be_proposed": self.search.left,
             "flops": expected_flops(self.search, now),
             "flops_done": now.flops_done,
             "seconds_left": seconds_left(self.search, self.workers),
@@ -81,7 +81,7 @@ class SweepResult:
 
     def summary(self) -> str:
         """Counts by state; where something is left to do, its FLOPs, and its time if past runs tell."""
-        now, unknown = progress(self.runs), max(0, self.search.left)
+        now, unknown = progress(self.runs), self.search.left
         total = expected_flops(self.search, now)
         counts = f"{self.search.file.name}: {now}" + (f", {unknown} to be proposed" if unknown else "")
         if total <= now.flops_done and not unknown:

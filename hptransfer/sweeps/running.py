@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from hptransfer import tracking
+from hptransfer.data import Progress
 from hptransfer.errors import UserError, did_you_mean
 from hptransfer.records import write_json
 from hptransfer.sweeps.bar import REFRESH, Bar
+from hptransfer.sweeps.bayes import import_optuna
 from hptransfer.sweeps.cluster import ray_executor, slurm_executor
 from hptransfer.sweeps.config import Sweep, load_sweep
 from hptransfer.sweeps.devices import accelerators, check_memory
@@ -41,6 +43,7 @@ def sweep(
     executor: str = "local",
     executor_options: Mapping[str, Any] | None = None,
     trials_per_device: int = 1,
+    on_data: Progress | None = None,
     show_progress: bool = True,
 ) -> SweepResult:
     """Runs a sweep, or what is left of it; `dry_run` only looks. Default: as many workers as cores, or, where trials
@@ -49,11 +52,11 @@ def sweep(
     What has a result is not run again, what has failed only with `retry_failed`. `timeout` is in seconds per local
     trial; `executor_options` go to submitit or Ray. UserError before anything starts where the file, or one of its
     trials, is not valid. KeyboardInterrupt (Ctrl-C) comes through once every running trial has left a checkpoint: the
-    same call continues.
+    same call continues. `on_data` is told of the building of a corpus.
     """
     if executor == "local" and not dry_run:
         warm_up()
-    search = open_search(path, runs, seed, design)
+    search = open_search(path, runs, seed, design, on_data)
     devices = accelerators(search.runs) if executor == "local" else 0
     workers = workers or devices * trials_per_device or available_cores()
     result = SweepResult(search, workers, dry_run)
@@ -80,10 +83,12 @@ def status(
     return SweepResult(open_search(path, runs, seed, design), workers or available_cores())
 
 
-def open_search(path: Path | str, runs: Path | str, seed: int, design: str) -> Search:
+def open_search(path: Path | str, runs: Path | str, seed: int, design: str, on_data: Progress | None = None) -> Search:
     """The runs of a sweep file."""
     file = load_sweep(path)
-    return Search(file, Path(runs), sampler_of(file.config, seed, design))
+    if file.config.early_terminate is not None:
+        import_optuna("early_terminate")
+    return Search(file, Path(runs), sampler_of(file.config, seed, design), on_data)
 
 
 def open_executor(

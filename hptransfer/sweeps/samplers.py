@@ -43,10 +43,11 @@ class Listed:
 def sampler_of(config: SweepConfig, seed: int, design: str = "random") -> Sampler:
     """The sampler that a sweep's method names; the first points of a random sweep do not depend on its run_cap."""
     if config.method == "grid":
-        return Listed(grid(config.space)[: config.run_cap])
+        return Listed(list(islice(grid(config.space), config.run_cap)))
     if config.method == "bayes":
-        from hptransfer.sweeps.bayes import Bayes
+        from hptransfer.sweeps.bayes import Bayes, import_optuna
 
+        import_optuna("method: bayes")
         return Bayes(config.space, seed)
     cubes = {"random": _independent, "qmc": _quasi_random}[design](len(config.space), seed)
     return Listed([at(config.space, cube) for cube in islice(cubes, config.run_cap)])

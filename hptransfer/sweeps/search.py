@@ -5,13 +5,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from hptransfer.data import Progress
 from hptransfer.errors import UserError
 from hptransfer.files import make_folder
 from hptransfer.records import read_json, write_json
 from hptransfer.sweeps.config import Sweep
 from hptransfer.sweeps.samplers import Sampler, Tried
 from hptransfer.sweeps.space import Overrides, Parameter
-from hptransfer.sweeps.trials import Run, expand, resolve_runs, trial_at
+from hptransfer.sweeps.trials import Run, Trial, expand, resolve_runs, trial_at
 
 POINTS = "points.json"
 """In the folder of a run that was proposed: by sweep, the parameters' values. A search is rebuilt from these."""
@@ -25,14 +26,18 @@ class Search:
     folder: Path
     """Of the runs."""
     sampler: Sampler
+    on_data: Progress | None = None
+    """Told of the building of a corpus."""
     runs: list[Run] = field(default_factory=list)
+    exhausted: bool = False
+    """Whether the sampler has nothing more to propose."""
 
     def __post_init__(self) -> None:
         if self.adaptive:
             check_corners(self.file)
             self.look()
         else:
-            self.runs = resolve_runs(self.file, expand(self.file, self.sampler), self.folder)
+            self.runs = self._resolve(expand(self.file, self.sampler))
 
     @property
     def adaptive(self) -> bool:
@@ -42,17 +47,19 @@ class Search:
     @property
     def left(self) -> int:
         """Runs still to be proposed."""
-        return (self.file.config.run_cap or 0) - len(self.runs) if self.adaptive else 0
+        open_ended = self.adaptive and not self.exhausted
+        return max(0, (self.file.config.run_cap or 0) - len(self.runs)) if open_ended else 0
 
     def more(self, n: int) -> list[Run]:
         """At most n runs that were not there before."""
-        if self.left <= 0 or n <= 0:
+        if not self.left or n <= 0:
             return []
         self.look()
         points = self.sampler.propose([self._tried(run) for run in self.runs], min(n, self.left))
-        trials = [trial_at(self.file, point) for point in points]
         known = {run.record.path for run in self.runs}
-        fresh = [run for run in resolve_runs(self.file, trials, self.folder) if run.record.path not in known]
+        runs = self._resolve([trial_at(self.file, point) for point in points])
+        fresh = [run for run in runs if run.record.path not in known]
+        self.exhausted = not fresh
         for run in fresh:
             remember(self.file.name, run)
         self.runs += fresh
@@ -64,14 +71,17 @@ class Search:
         for path in sorted(self.folder.glob(f"*/{POINTS}")):
             point = (read_json(path) or {}).get(self.file.name)
             if point is not None and path.parent not in known:
-                self.runs += [run for run in self._resolved(point) if run.record.path == path.parent]
+                self.runs += [run for run in self._taken_up(point) if run.record.path == path.parent]
 
-    def _resolved(self, point: Overrides) -> list[Run]:
+    def _taken_up(self, point: Overrides) -> list[Run]:
         """The run at a point; none where the sweep file has since changed so that there is no such run."""
         try:
-            return resolve_runs(self.file, [trial_at(self.file, point)], self.folder)
+            return self._resolve([trial_at(self.file, point)])
         except UserError:
             return []
+
+    def _resolve(self, trials: list[Trial]) -> list[Run]:
+        return resolve_runs(self.file, trials, self.folder, self.on_data)
 
     def _tried(self, run: Run) -> Tried:
         result = run.record.result

@@ -5,7 +5,7 @@ model-based search all work on the unit cube. Names, keys and meanings are those
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from statistics import NormalDist
@@ -211,10 +211,10 @@ def at(space: Mapping[str, Parameter], cube: Sequence[float]) -> Overrides:
     return {key: parameter.quantile(u) for (key, parameter), u in zip(space.items(), cube, strict=True)}
 
 
-def grid(space: Mapping[str, Parameter]) -> list[Overrides]:
+def grid(space: Mapping[str, Parameter]) -> Iterator[Overrides]:
     """Every combination; the last parameter changes fastest."""
-    points = [parameter.points or [] for parameter in space.values()]
-    return [dict(zip(space, combination, strict=True)) for combination in product(*points)]
+    for combination in product(*(parameter.points or [] for parameter in space.values())):
+        yield dict(zip(space, combination, strict=True))
 
 
 def share(parameter: Parameter, value: float) -> float | None:

@@ -101,7 +101,7 @@ def seconds_per_flop(folder: Path) -> float | None:
 
 def expected_flops(search: Search, now: Progress) -> float:
     """Of the runs that are known and those still to be proposed, which are taken to be like the known ones."""
-    return now.flops * (1 + max(0, search.left) / max(1, len(search.runs)))
+    return now.flops * (1 + search.left / max(1, len(search.runs)))
 
 
 def seconds_left(search: Search, workers: int) -> float | None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from hptransfer.config import RunConfig, load_config
+from hptransfer.data import Progress, open_data
 from hptransfer.errors import UserError
 from hptransfer.records import Record, identity, to_json
 from hptransfer.sweeps.config import Sweep
@@ -87,9 +88,8 @@ class Run:
     """Estimated bytes at peak."""
 
 
-def resolve_runs(sweep: Sweep, trials: Iterable[Trial], runs: Path) -> list[Run]:
+def resolve_runs(sweep: Sweep, trials: Iterable[Trial], runs: Path, on_data: Progress | None = None) -> list[Run]:
     """The trials as runs; those that come to the same run are one. Opens the data (its content is in a run's name)."""
-    from hptransfer.data import open_data
     from hptransfer.scaling import resolve
 
     fingerprints: dict[str, str] = {}
@@ -100,7 +100,7 @@ def resolve_runs(sweep: Sweep, trials: Iterable[Trial], runs: Path) -> list[Run]
         section = plan.config.data
         key = to_json(section.model_dump())
         if key not in fingerprints:
-            fingerprints[key] = open_data(section, runs).fingerprint
+            fingerprints[key] = open_data(section, runs, on_data).fingerprint
         folder = runs / identity(plan.config, fingerprints[key])
         resolved.setdefault(folder, Run(trial, Record(folder), plan.params, plan.tokens, plan.flops, plan.memory))
     return list(resolved.values())
