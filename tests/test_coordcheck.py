@@ -17,12 +17,13 @@ from hptransfer.config import RunConfig
 from hptransfer.coordcheck import check, to_text
 from hptransfer.coordcheck.checking import Check, Ladder
 from hptransfer.coordcheck.diagnosis import diagnose
-from hptransfer.coordcheck.measuring import measure, observe, pattern, rms
+from hptransfer.coordcheck.measuring import measure
 from hptransfer.coordcheck.page import write_page
 from hptransfer.coordcheck.promises import MARGIN, Terms, claims, fit_slope, judge
 from hptransfer.coordcheck.sizes import at_size, default_widths
 from hptransfer.data import open_data
 from hptransfer.errors import UserError
+from hptransfer.observing import observe, pattern, rms
 from hptransfer.scaling import Plan, TensorPlan, build, resolve
 from models.gpt import rope_tables
 

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from hptransfer.config import RunConfig
 from hptransfer.coordcheck.diagnosis import diagnose
-from hptransfer.coordcheck.measuring import Measurement, pattern
+from hptransfer.coordcheck.measuring import Measurement
 from hptransfer.coordcheck.promises import (
     Axis,
     Quantity,
@@ -27,6 +27,7 @@ from hptransfer.coordcheck.promises import (
 from hptransfer.coordcheck.running import Job, OnRun, run_all
 from hptransfer.coordcheck.sizes import DEPTHS, at_size, default_widths, refuse
 from hptransfer.data import Progress, open_data
+from hptransfer.observing import pattern
 from hptransfer.scaling import Plan, resolve
 
 Key = tuple[Axis, int, int]

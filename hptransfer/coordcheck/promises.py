@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from hptransfer.coordcheck.names import ADDED, LOGITS, SCORES, STREAM_IN, STREAM_OUT
+from hptransfer.observing import ADDED, LOGITS, SCORES, STREAM_IN, STREAM_OUT
 from hptransfer.parametrization import SCHEMES, most_specific
 from hptransfer.rules import Power
 
@@ -120,16 +120,14 @@ PROMISES: dict[tuple[Axis, Quantity], dict[str, Promise]] = {
         "logits": exactly(
             Exponent(-1 / 2), f"{TP5}, table 8: m_in independent terms of a readout whose std stays, times 1 / m_in"
         ),
-        "scores": exactly(
-            Exponent(head=-1 / 2), f"{TP5}, definition 4.1: head_dim independent terms, times 1 / head_dim"
-        ),
+        "scores": exactly(Exponent(head=-1 / 2), f"{TP5}: head_dim independent terms, times 1 / head_dim"),
     },
     ("width", "change"): {
         "any": exactly(FLAT, f"{TP5}: every coordinate changes by Θ(1)"),
         "scores": Promise(
             Exponent(head=-1 / 2),
             FLAT,
-            f"{TP5}, definition 4.1: as initialised, then flat as queries and keys align",
+            f"{TP5}: as initialised, then flat as queries and keys align",
         ),
     },
     ("width", "gradient"): {
