@@ -6,7 +6,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from hptransfer.config import load_config
     from hptransfer.errors import UserError
+    from hptransfer.exporting import export, initialise, param_groups
+    from hptransfer.foreign import parametrize
     from hptransfer.laws import Laws, fit
+    from hptransfer.recorder import RunRecorder
     from hptransfer.records import read_rows
     from hptransfer.scaling import resolve
     from hptransfer.sweeps import sweep
@@ -15,9 +18,14 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "Laws": "laws",
+    "RunRecorder": "recorder",
     "UserError": "errors",
+    "export": "exporting",
     "fit": "laws",
+    "initialise": "exporting",
     "load_config": "config",
+    "param_groups": "exporting",
+    "parametrize": "foreign",
     "read_rows": "records",
     "resolve": "scaling",
     "sweep": "sweeps",
@@ -27,9 +35,14 @@ _HOMES = {
 
 __all__ = [
     "Laws",
+    "RunRecorder",
     "UserError",
+    "export",
     "fit",
+    "initialise",
     "load_config",
+    "param_groups",
+    "parametrize",
     "read_rows",
     "resolve",
     "sweep",

@@ -47,6 +47,18 @@ def explain(args: argparse.Namespace) -> int:
     return 0
 
 
+def export(args: argparse.Namespace) -> int:
+    """Write all numbers of a run as JSON, for a model that is trained elsewhere."""
+    from hptransfer.config import load_config
+    from hptransfer.exporting import export as numbers
+    from hptransfer.records import write_json
+
+    with about(args.config):
+        write_json(Path(args.output), numbers(load_config(args.config, args.overrides)))
+    print(args.output)
+    return 0
+
+
 def table(args: argparse.Namespace) -> int:
     """Print a parametrization as a Markdown table."""
     from hptransfer.parametrization import to_markdown
@@ -225,6 +237,7 @@ def parser() -> argparse.ArgumentParser:
 
     verb(train, config, runs, overrides=True)
     verb(explain, config, as_json, overrides=True)
+    verb(export, config, output, overrides=True)
     verb(
         table,
         ("name", {}),

@@ -1,26 +1,29 @@
 """The plan as text: what a config means, before compute is spent."""
 
-from hptransfer.scaling import Plan
+from typing import Any
+
+from hptransfer.scaling import Plan, TensorPlan
 from hptransfer.tables import amount, table
 
 
 def to_text(plan: Plan) -> str:
     """One line per parameter tensor, then the run's budget and cost."""
-    tensors = [
-        {
-            "tensor": tensor.name,
-            "shape": " x ".join(map(str, tensor.shape)),
-            "role": tensor.role,
-            "init_std": tensor.init_std,
-            "multiplier": tensor.multiplier,
-            "lr": tensor.lr,
-            "eps": tensor.eps,
-            "weight_decay": tensor.weight_decay,
-            "optimizer": tensor.optimizer,
-        }
-        for tensor in plan.tensors
-    ]
-    return f"{table(tensors)}\n\n{summary(plan)}"
+    return f"{table([tensor_row(tensor) for tensor in plan.tensors])}\n\n{summary(plan)}"
+
+
+def tensor_row(tensor: TensorPlan) -> dict[str, Any]:
+    """One line of the table."""
+    return {
+        "tensor": tensor.name,
+        "shape": " x ".join(map(str, tensor.shape)),
+        "role": tensor.role,
+        "init_std": tensor.init_std,
+        "multiplier": tensor.multiplier,
+        "lr": tensor.lr,
+        "eps": tensor.eps,
+        "weight_decay": tensor.weight_decay,
+        "optimizer": tensor.optimizer,
+    }
 
 
 def summary(plan: Plan) -> str:

@@ -1,7 +1,6 @@
 """From a run config to a plan: every number of every tensor, the budget and the cost, before any compute is spent."""
 
-import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from fnmatch import fnmatchcase
 from functools import lru_cache
@@ -11,11 +10,12 @@ from typing import Any
 import torch
 from torch import nn
 
+from hptransfer.applied import draw_into, grouped
 from hptransfer.config import DEFAULT_TOKENS_PER_PARAM, RunConfig
 from hptransfer.cost import Cost, cost_per_sequence
 from hptransfer.errors import UserError, did_you_mean
 from hptransfer.modelfile import ModelFile, find_model, has_heads
-from hptransfer.optimizers import GROUPS, Together, make, quoted
+from hptransfer.optimizers import Together, make, quoted
 from hptransfer.parametrization import (
     FAMILIES,
     SCHEMES,
@@ -116,9 +116,26 @@ class Plan:
 
     @property
     def hidden(self) -> TensorPlan:
-        """The first hidden matrix: the tensor whose lr and weight decay a record quotes as applied."""
-        hidden = [tensor for tensor in self.tensors if tensor.role.startswith("hidden")]
-        return next((tensor for tensor in hidden if not tensor.role.startswith("hidden.outer")), self.tensors[0])
+        """The tensor whose lr and weight decay a record quotes as applied."""
+        return first_hidden(self.tensors)
+
+    @property
+    def facts(self) -> dict[str, float]:
+        """What a run record says of the run before it has begun: sizes, base and as-applied values."""
+        return {
+            "params": self.params,
+            "params_total": self.params_total,
+            "tokens": self.tokens,
+            "batch_tokens": self.batch_tokens,
+            "steps": self.steps,
+            "lr": self.config.optimizer.lr,
+            "weight_decay": self.config.optimizer.weight_decay,
+            "lr_hidden": self.hidden.lr,
+            "weight_decay_hidden": self.hidden.weight_decay,
+            "width": self.config.model.width,
+            "depth": self.config.model.depth,
+            "seed": self.config.train.seed,
+        }
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for `explain --json`."""
@@ -134,6 +151,12 @@ class Plan:
             "memory_bytes": self.memory,
             "config": self.config.to_dict(),
         }
+
+
+def first_hidden(tensors: Sequence[TensorPlan]) -> TensorPlan:
+    """The first hidden matrix inside a residual branch."""
+    hidden = [tensor for tensor in tensors if tensor.role.startswith("hidden")]
+    return next((tensor for tensor in hidden if not tensor.role.startswith("hidden.outer")), tensors[0])
 
 
 def resolve(config: RunConfig) -> Plan:
@@ -176,35 +199,14 @@ def build(plan: Plan) -> nn.Module:
     return model
 
 
-@torch.no_grad()
 def initialise(model: nn.Module, plan: Plan) -> None:
     """Draws every parameter of the model as the plan says."""
-    parameters = dict(model.named_parameters())
-    for tensor in plan.tensors:
-        parameters[tensor.name].copy_(draw(tensor, plan.config.train.seed))
-
-
-def draw(tensor: TensorPlan, seed: int) -> torch.Tensor:
-    """The initial values of one tensor, which depend on (seed, tensor name) and its planned mean and std alone."""
-    digest = hashlib.sha256(f"{seed}/{tensor.name}".encode()).digest()
-    generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "little", signed=True))
-    return torch.normal(tensor.init_mean, tensor.init_std, tensor.shape, generator=generator, device="cpu")
+    draw_into(model, plan.tensors, plan.config.train.seed)
 
 
 def param_groups(model: nn.Module, plan: Plan) -> list[dict[str, Any]]:
     """Groups for torch.optim: tensors with equal numbers share one; `names` and `peak_lr` say what is in it."""
-    return grouped(dict(model.named_parameters()), plan.tensors)
-
-
-def grouped(parameters: Mapping[str, nn.Parameter], tensors: Iterable[TensorPlan]) -> list[dict[str, Any]]:
-    """The groups of these tensors, their parameters found by name."""
-    groups: dict[str, dict[str, Any]] = {}
-    for tensor in tensors:
-        numbers = {"optimizer": tensor.optimizer, **GROUPS[tensor.optimizer](tensor)}
-        group = groups.setdefault(repr(numbers), {**numbers, "params": [], "names": [], "peak_lr": numbers["lr"]})
-        group["params"].append(parameters[tensor.name])
-        group["names"].append(tensor.name)
-    return list(groups.values())
+    return grouped(model, plan.tensors)
 
 
 def build_optimizer(model: nn.Module, plan: Plan) -> Together:
@@ -229,7 +231,7 @@ def _shapes_and_roles(config: RunConfig) -> tuple[Mapping[str, tuple[int, ...]],
     model = find_model(config.model.name)
     shapes = tensor_shapes(model, _key(config.shape))
     roles = assign_roles(list(shapes), model.roles, model.file)
-    _check_role_keys(config, set(roles.values()))
+    check_role_keys(config.parametrization, set(roles.values()), config.model.name)
     return shapes, roles
 
 
@@ -307,14 +309,14 @@ def ratios_of(role: str, shape: tuple[int, ...], base: tuple[int, ...], run: Rat
             return replace(run, fan_out=prod(growth), absolute=sizes)
 
 
-def _check_role_keys(config: RunConfig, roles: set[str]) -> None:
+def check_role_keys(parametrization: Parametrization, roles: set[str], model: str) -> None:
     """UserError for a factor by role that no tensor of the model takes."""
     for table in ("lr_multipliers", "init_multipliers"):
-        for key in getattr(config.parametrization, table):
+        for key in getattr(parametrization, table):
             if not any(role == key or role.startswith(f"{key}.") for role in roles):
                 allowed = sorted(roles | {role.split(".")[0] for role in roles})
                 hint = did_you_mean(key, allowed) or f"; it has {', '.join(allowed)}"
-                raise UserError(f"parametrization.{table}.{key}: no tensor of {config.model.name} has this role{hint}")
+                raise UserError(f"parametrization.{table}.{key}: no tensor of {model} has this role{hint}")
 
 
 def _budget(config: RunConfig, params: int) -> int:

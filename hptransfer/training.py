@@ -142,7 +142,7 @@ class Trainer:
         write_atomic(self.record.path / "config.yaml", to_yaml(self.plan.config.to_dict()))
         self.metrics = Metrics(self.record.path / "metrics.jsonl", self._restore())
         self.tracker = tracking.open_tracker(
-            self.plan.config, run_id=self.record.path.name, folder=self.record.path, facts=self._facts()
+            self.plan.config, run_id=self.record.path.name, folder=self.record.path, facts=self.plan.facts
         )
         try:
             with held() as release:
@@ -239,24 +239,6 @@ class Trainer:
     def _batch(self, *arrays: "np.typing.NDArray[np.int64]") -> tuple[Tensor, ...]:
         return tuple(torch.from_numpy(array).to(self.device) for array in arrays)
 
-    def _facts(self) -> dict[str, float]:
-        """What the plan says of the run as numbers: sizes, as-applied values, cost."""
-        plan, config = self.plan, self.plan.config
-        return {
-            "params": plan.params,
-            "params_total": plan.params_total,
-            "tokens": plan.tokens,
-            "batch_tokens": plan.batch_tokens,
-            "steps": plan.steps,
-            "lr": config.optimizer.lr,
-            "weight_decay": config.optimizer.weight_decay,
-            "lr_hidden": plan.hidden.lr,
-            "weight_decay_hidden": plan.hidden.weight_decay,
-            "width": config.model.width,
-            "depth": config.model.depth,
-            "seed": config.train.seed,
-        }
-
     def _elapsed(self) -> float:
         return self.seconds + time.monotonic() - self.started
 
@@ -269,7 +251,7 @@ class Trainer:
         result = {
             "status": self.status,
             "loss": loss,
-            **self._facts(),
+            **self.plan.facts,
             "tokens_seen": tokens_seen,
             "epochs": tokens_seen / self.data.train_tokens,
             "eval_tokens": self._validation_sequences() * self.plan.config.data.seq_len,
