@@ -98,12 +98,13 @@ def test_imports_point_one_way(chain: list[str]) -> None:
 
 
 def test_the_two_ways_do_not_meet_before_the_command_line() -> None:
-    graph = neighbours(inside_functions=True)
-    for name in ("laws", "report"):
-        assert below(graph, name) & {"scaling", "training", "sweeps", "data", "optimizers", "cost"} == set(), name
-    assert below(graph, "target") & {"training", "sweeps", "data"} == set()
+    """What reads records trains nothing; it may count a model's parameters, by an import inside of a function."""
+    at_the_top, anywhere = neighbours(inside_functions=False), neighbours(inside_functions=True)
+    for name in ("laws", "target", "report"):
+        assert below(at_the_top, name) & {"scaling", "optimizers", "cost", "data", "training", "sweeps"} == set(), name
+        assert below(anywhere, name) & {"data", "training", "sweeps"} == set(), name
     for name in ("parametrization", "schedules", "divergence", "config"):
-        assert below(graph, name) & {"records", "scaling", "training", "laws"} == set(), name
+        assert below(anywhere, name) & {"records", "scaling", "training", "laws"} == set(), name
 
 
 def test_nobody_imports_the_command_line() -> None:

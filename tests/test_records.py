@@ -283,7 +283,7 @@ def test_rows_of_folders_each_once_and_what_is_left_out_is_said(tmp_path: Path) 
     assert said == [f"{tmp_path}/runs: 1 of 3 runs have not ended and are left out"]
     with pytest.raises(UserError, match="no ended run in it"):
         read_rows([tmp_path / "runs" / "c"])
-    with pytest.raises(UserError, match=r"nowhere: no such folder"):
+    with pytest.raises(UserError, match=r"nowhere: no such file or folder"):
         read_rows([tmp_path / "nowhere"])
 
 
