@@ -5,7 +5,6 @@ to enter what the block adds linearly, so that a factor on its weights is a fact
 the base model with random weights: a block of another kind (a norm behind the sum, or behind the branch) is refused.
 """
 
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from hptransfer.errors import UserError
-from hptransfer.foreign.growth import Growth, pattern
+from hptransfer.foreign.growth import Growth, find_stacks, pattern
 from hptransfer.foreign.roles import Placed
 
 PROBE_TOKENS = 8
@@ -52,12 +51,14 @@ class Block:
     def units(self, roles: Mapping[str, str]) -> list[Unit]:
         """Its layers with hidden matrices, the last one registered first."""
         found: dict[str, list[tuple[str, nn.Parameter]]] = {}
+        lists = find_stacks(self.module)
         for name, module in self.module.named_modules():
             own = [(f"{name}.{key}".strip("."), value) for key, value in module.named_parameters(recurse=False)]
             patterns = [pattern(f"{self.stack}.0.{key}", (self.stack,)) for key, _ in own]
             if any(roles.get(each, "").startswith("hidden") for each in patterns):
-                alike = re.sub(r"(^|\.)\d+(?=\.|$)", r"\1*", name)
-                found.setdefault(alike, []).extend(zip(patterns, (value for _, value in own), strict=True))
+                found.setdefault(pattern(name, lists), []).extend(
+                    zip(patterns, (value for _, value in own), strict=True)
+                )
         return [Unit(tuple(p for p, _ in own), tuple(v for _, v in own)) for own in reversed(found.values())]
 
     def added(self) -> Tensor:
@@ -84,7 +85,7 @@ class Block:
         if len(seen) != 2 or seen[0].shape != seen[1].shape:
             sizes = ", ".join(" x ".join(map(str, each.shape)) for each in seen)
             raise UserError(f"parametrize: {self.stack}: expected one stream through the blocks, saw {sizes or 'none'}")
-        return (seen[1] - seen[0]).detach().double()
+        return (seen[1] - seen[0]).double()
 
 
 def find_branches(
@@ -110,9 +111,11 @@ def _token_ids(placed: Sequence[Placed]) -> Tensor:
 def output_projections(block: Block, roles: Mapping[str, str]) -> tuple[Unit, ...]:
     """The layers to fold the residual factor into; UserError where there is no such set."""
     _randomise(block.module)
+    units = block.units(roles)
+    _refuse_unless_reached(block, units)
     size = block.added().norm()
     found: list[Unit] = []
-    for unit in block.units(roles):
+    for unit in units:
         with _times(0.0, found):
             before = block.added()
             with _times(0.0, [unit]):
@@ -130,6 +133,17 @@ def output_projections(block: Block, roles: Mapping[str, str]) -> tuple[Unit, ..
 
 
 INSTEAD = "a scheme without depth rules (mup) needs no factor there, or give the model build(shape, multipliers)"
+
+
+def _refuse_unless_reached(block: Block, units: Sequence[Unit]) -> None:
+    """What the example inputs do not reach (an expert that no token is sent to) says nothing."""
+    total = block.added().square().sum()
+    for unit in units:
+        slopes = torch.autograd.grad(total, unit.parameters, retain_graph=True, allow_unused=True)
+        if not any(slope is not None and slope.any() for slope in slopes):
+            raise UserError(
+                f"parametrize: {unit.patterns[0]}: the example inputs do not reach it; give inputs= with more in them"
+            )
 
 
 def _refuse_unless_linear(block: Block, unit: Unit, others: Sequence[Unit]) -> None:
