@@ -13,16 +13,16 @@ Normal = tuple[float, float]
 
 SHAPE: Mapping[str, Normal] = {
     # twice the best lr costs about 0.6 % of the loss in the dense Step Law cells (arXiv:2503.04715), several % in
-    # short runs of small models: curvature 0.03 in (ln lr)^2, within a factor of 2.7 either side
-    "lr curvature": (math.log(0.03), 1.0),
+    # short runs of small models: curvatures of 0.03 in all, within a factor of 2.7 either side
+    "lr curvature": (math.log(0.015), 1.0),
     "lr asymmetry": (0.5, 0.5),
-    "lr wall": (math.log(0.005), 1.0),
-    "lr steepness": (3.0, 0.7),
+    "lr wall": (math.log(0.015), 1.0),
+    "lr steepness": (1.5, 0.6),
     "batch_tokens curvature": (math.log(0.02), 1.0),
     "batch_tokens asymmetry": (0.0, 0.1),
-    # the best lr grows as batch^0.5 by the square-root rule (Malladi et al., arXiv:2205.10287), more slowly in practice
-    "batch_tokens tilt": (-0.4, 0.2),
-    "batch_tokens bend": (0.0, 0.15),
+    # the best lr grows as batch^0.5 by the square-root rule (Malladi et al., arXiv:2205.10287); the wall holds it back
+    "batch_tokens tilt": (-0.5, 0.2),
+    "batch_tokens bend": (0.1, 0.2),
     "batch_tokens taper": (0.0, 0.2),
     "timescale curvature": (math.log(0.01), 1.0),
     "timescale asymmetry": (0.0, 0.2),
