@@ -36,8 +36,11 @@ class ModelFile:
     def build(self, shape: Shape, multipliers: Multipliers) -> "nn.Module":
         """The model. A shape without heads has no attention to scale: its multipliers have no `attention` to read."""
         known = {name: value for name, value in vars(multipliers).items() if name != "attention" or has_heads(shape)}
-        with self.running("build"):
-            return self.builder(shape, Shape(**known))
+        with self.running("build" if has_heads(shape) else "build (neither model.heads nor model.head_dim is given)"):
+            model = self.builder(shape, Shape(**known))
+        if not hasattr(model, "named_parameters"):
+            raise UserError(f"{self.file}: build: returned {type(model).__name__}, expected a torch.nn.Module")
+        return model
 
     @contextmanager
     def running(self, what: str) -> Iterator[None]:

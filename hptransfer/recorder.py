@@ -94,6 +94,7 @@ class RunRecorder:
         row_of(result, "RunRecorder.finish")
         self.metrics.sync()
         write_json(self.path / "result.json", result)
+        (self.path / "failure.json").unlink(missing_ok=True)
         return self.record
 
     def __exit__(
