@@ -5,6 +5,7 @@ Exit codes: 0 done, 1 a run failed, 2 bad input, 130 interrupted.
 
 import argparse
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -15,6 +16,8 @@ from typing import Any
 from hptransfer.errors import UserError, about
 
 OVERRIDES = "a.b=v overrides a config key; --a.b=v does too"
+OVERRIDE = re.compile(r"(--)?(model|parametrization|optimizer|schedule|data|train|tracking)(\.[\w.]+)?=")
+"""Read before argparse, which would take one with a space in its value for the config's name."""
 
 
 def train(args: argparse.Namespace) -> int:
@@ -125,9 +128,9 @@ def check(args: argparse.Namespace) -> int:
 def fit(args: argparse.Namespace) -> int:
     """Fit the laws to run folders and CSV files."""
     from hptransfer.laws import fit as fit_laws
-    from hptransfer.records import read_rows
+    from hptransfer.tracking import rows_from
 
-    laws = fit_laws(read_rows(args.runs, warn=say), pool=args.pool)
+    laws = fit_laws(rows_from(args.runs, warn=say), pool=args.pool)
     laws.save(args.output)
     print(laws.summary())
     print(args.output)
@@ -232,7 +235,10 @@ def parser() -> argparse.ArgumentParser:
     laws = ("laws", {"help": "laws file (YAML)"})
     as_json = ("--json", {"action": "store_true", "help": "print JSON"})
     output = ("-o", "--output", {"required": True, "metavar": "FILE"})
-    records = ("runs", {"nargs": "+", "metavar": "RUNS", "help": "run folders, folders of runs, CSV files"})
+    records = (
+        "runs",
+        {"nargs": "+", "metavar": "RUNS", "help": "run folders, folders of runs, CSV files, wandb:entity/project"},
+    )
     batch = ("--batch-tokens", {"type": float, "metavar": "B", "help": "fix the batch; lr moves with it"})
 
     verb(train, config, runs, overrides=True)
@@ -302,7 +308,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs a verb; what the user can mend is said in plain lines, never in a traceback."""
     signal.signal(signal.SIGTERM, _interrupt)
     root = parser()
-    args, rest = root.parse_known_args(argv)
+    words = list(sys.argv[1:] if argv is None else argv)
+    overrides = [word for word in words if OVERRIDE.match(word)]
+    args, rest = root.parse_known_args([word for word in words if word not in overrides])
+    rest = [*overrides, *rest]
     if rest and not args.takes_overrides:
         root.error(f"unrecognized arguments: {' '.join(rest)}")
     args.overrides = rest
@@ -318,6 +327,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except Exception as problem:
+        if os.environ.get("HPTRANSFER_DEBUG"):
+            raise
+        first = next(iter(str(problem).splitlines()), "")
+        say(f"failed: {type(problem).__name__}: {first} (HPTRANSFER_DEBUG=1 shows where)")
+        return 1
 
 
 def _interrupt(signum: int, frame: Any) -> None:

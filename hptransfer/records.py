@@ -227,6 +227,8 @@ def find_records(folder: Path) -> list[Record]:
 def row_of(values: Mapping[str, Any], source: str) -> Row:
     """A row from named values (result.json, a CSV line); UserError that names the source and the column."""
     numbers: dict[str, Any] = {name: _number(values.get(name), f"{source}: {name}") for name in NUMBERS}
+    if values.get("loss") == "" and not values.get("status"):
+        raise UserError(f"{source}: loss: empty; give a number, nan for a run that diverged, or a status")
     status = str(values.get("status") or ("diverged" if numbers["loss"] is None else "finished"))
     if status not in STATUSES:
         raise UserError(

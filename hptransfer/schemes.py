@@ -7,7 +7,8 @@ from hptransfer.rules import Power, Rule, Scheme
 
 IN, OUT = Power(fan_in=1), Power(fan_out=1)
 PER_IN, PER_OUT = Power(fan_in=-1), Power(fan_out=-1)
-BRANCH_LR = {"adam": Power(depth=-1, alpha=1), "sgd": Power(depth=-1, alpha=2)}
+ADAM_LR = Power(depth=-1, alpha=1)
+SGD_LR, SGD_DECAY = Power(depth=-1, alpha=2), Power(depth=1, alpha=-2)
 BRANCH_EPS = Power(alpha=-1)
 
 SP: dict[str, Rule] = {"embedding": Rule(), "hidden": Rule(), "readout": Rule(), "vector": Rule()}
@@ -30,8 +31,9 @@ MUP: dict[str, dict[str, Rule]] = {
 
 def _inside_branches(rule: Rule, family: str) -> Rule:
     """The rule of a tensor inside a residual branch that is scaled by m_L^-α: its gradient shrinks as m_L^-α."""
-    eps = rule.eps * BRANCH_EPS if family == "adam" else rule.eps
-    return replace(rule, lr=rule.lr * BRANCH_LR[family], eps=eps)
+    if family == "sgd":  # no eps; lr * weight_decay stays, as in mup's rule over width
+        return replace(rule, lr=rule.lr * SGD_LR, weight_decay=rule.weight_decay * SGD_DECAY)
+    return replace(rule, lr=rule.lr * ADAM_LR, eps=rule.eps * BRANCH_EPS)
 
 
 def _with_depth(rules: Mapping[str, Mapping[str, Rule]]) -> dict[str, dict[str, Rule]]:

@@ -396,6 +396,8 @@ class Train(Section):
     """Steps between measurements of the held-out loss. Default: at the end only."""
     log_every: Count = 1
     """Steps between lines of metrics.jsonl."""
+    watch_every: Whole = 100
+    """Steps between looks at activations, update sizes and gradient noise (one costs about a step); 0: none."""
     device: str = "auto"
     """cpu, cuda, cuda:1, mps; auto takes the best there is."""
     threads: Count = 1

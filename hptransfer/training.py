@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from hptransfer import records, tracking
 from hptransfer.config import RunConfig, to_yaml
 from hptransfer.data import Data, Progress, open_data
+from hptransfer.diagnostics import Diagnostics
 from hptransfer.divergence import Watch
 from hptransfer.errors import UserError
 from hptransfer.files import make_folder, replacing, write_atomic
@@ -126,6 +127,7 @@ class Trainer:
         if settings.compile:
             self.forward = torch.compile(self.model)
         self.optimizer = build_optimizer(self.model, plan)
+        self.diagnostics = Diagnostics(self.model, plan)
         self.watch = Watch(plan.steps)
         self.step = 0
         self.seconds = 0.0
@@ -180,6 +182,7 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = group["peak_lr"] * scale
         inputs, targets = self._batch(*self.data.batch(config.train.seed, self.step, self.plan.sequences))
+        watched = self._watched_step(inputs, targets)
         self.optimizer.zero_grad(set_to_none=True)
         loss = 0.0
         for rows in self._micro_batches(len(inputs)):
@@ -190,12 +193,24 @@ class Trainer:
         diverged = self.watch.diverged(loss) or not math.isfinite(norm)
         if diverged:
             self.status = "diverged"
+        elif watched:
+            with self.diagnostics.update_sizes() as sizes:
+                self.optimizer.step()
+            watched |= sizes
         else:
             self.optimizer.step()
         self.step += 1
         lr = config.optimizer.lr * scale
-        self._log(loss=loss, lr=lr, grad_norm=norm)
+        self._log(watched, loss=loss, lr=lr, grad_norm=norm)
         return loss, lr
+
+    def _watched_step(self, inputs: Tensor, targets: Tensor) -> dict[str, float]:
+        """The diagnostics of this step's weights, where it is one of those that are watched."""
+        every = self.plan.config.train.watch_every
+        if every == 0 or (self.step + 1) % every:
+            return {}
+        rows = slice(self.plan.micro_batch)
+        return self.diagnostics.before_step(inputs[rows], targets[rows], self._loss)
 
     def _loss(self, inputs: Tensor, targets: Tensor) -> Tensor:
         """Mean cross-entropy in nats per target."""
@@ -205,18 +220,18 @@ class Trainer:
         logits = logits if logits.dtype == torch.float64 else logits.float()
         return F.cross_entropy(logits.flatten(0, -2), targets.flatten())
 
-    def _log(self, **values: float) -> None:
+    def _log(self, watched: dict[str, float], **values: float) -> None:
         """One line of metrics.jsonl (no clock values in it: a resumed run has to write the same), and the tracker's."""
         config = self.plan.config.train
         last = self.step == self.plan.steps or self.status != "finished"
         if config.eval_every and self.step % config.eval_every == 0 and not last:
             values["validation_loss"] = self.validation_loss()
-        elif self.step % config.log_every and not last:
+        elif self.step % config.log_every and not last and not watched:
             return
         tokens = self.step * self.plan.batch_tokens
-        line = {"step": self.step, "tokens": tokens, **values}
+        line = {"step": self.step, "tokens": tokens, "flops": tokens * self.plan.flops_per_token, **values, **watched}
         self.metrics.write(line)
-        self.tracker.log({**line, "flops": tokens * self.plan.flops_per_token})
+        self.tracker.log(line)
 
     @torch.no_grad()
     def validation_loss(self) -> float:

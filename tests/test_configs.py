@@ -6,7 +6,7 @@ import pytest
 
 from hptransfer.config import load_config, run_schema
 from hptransfer.scaling import resolve
-from hptransfer.sweeps import expand, load_sweep
+from hptransfer.sweeps import expand, load_sweep, sampler_of
 from hptransfer.training import train
 
 ROOT = Path(__file__).parent.parent
@@ -56,7 +56,8 @@ def test_config_trains(path: Path, runs: Path) -> None:
 
 @pytest.mark.parametrize("path", SWEEPS, ids=lambda path: path.stem)
 def test_sweep_expands_to_valid_runs(path: Path) -> None:
-    trials = expand(load_sweep(path))
+    sweep = load_sweep(path)
+    trials = expand(sweep, sampler_of(sweep.config, seed=0))
     assert len(trials) > 1
     assert len({trial.config.model_dump_json() for trial in trials}) == len(trials)
     for trial in trials:

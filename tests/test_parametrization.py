@@ -70,10 +70,10 @@ SGD = {
     },
     "completep": {
         "embedding.token": (1, 1, 4, 1, 1 / 4),
-        "hidden.query": (1 / 2, 1, 2, 1, 1),
+        "hidden.query": (1 / 2, 1, 2, 1, 1 / 2),
         "hidden.outer": (1 / 2, 1, 1, 1, 1),
         "readout": (1, 1 / 4, 4, 1, 1 / 4),
-        "vector.gain": (1, 1, 8, 1, 1 / 4),
+        "vector.gain": (1, 1, 8, 1, 1 / 8),
         "vector.outer": (1, 1, 4, 1, 1 / 4),
     },
     "depth_mup": {

@@ -111,7 +111,7 @@ def test_metrics(tmp_path: Path, on_text: Make) -> None:
     assert [line["step"] for line in lines] == list(range(1, 13))
     assert [line["tokens"] for line in lines] == [64 * step for step in range(1, 13)]
     assert [line["lr"] for line in lines] == [0.01 * factor(config.schedule, progress(step, 12)) for step in range(12)]
-    assert set(lines[0]) == {"step", "tokens", "loss", "lr", "grad_norm"}
+    assert set(lines[0]) == {"step", "tokens", "flops", "loss", "lr", "grad_norm"}
     assert lines[0]["loss"] == pytest.approx(math.log(256), rel=0.02)
     assert lines[-1]["loss"] < lines[0]["loss"]
 
@@ -326,10 +326,10 @@ def test_an_interrupt_inside_of_a_step_is_not_saved(
     real = Trainer._log
     with monkeypatch.context() as patched:
 
-        def interrupted(self: Trainer, **values: float) -> None:
+        def interrupted(self: Trainer, watched: dict[str, float], **values: float) -> None:
             if self.step == 6:
                 raise KeyboardInterrupt
-            real(self, **values)
+            real(self, watched, **values)
 
         patched.setattr(Trainer, "_log", interrupted)
         with pytest.raises(KeyboardInterrupt):
