@@ -153,6 +153,28 @@ def test_weight_decay_goes_by_the_timescale() -> None:
     assert prediction.weight_decay.low < expected < prediction.weight_decay.high
 
 
+def test_weight_decay_alone() -> None:
+    rows = [
+        Row(1e6, 2e7, 4e-3, 2e4, 3 * (1 + 0.02 * math.log((weight_decay or 2.0) / 0.2) ** 2), weight_decay=weight_decay)
+        for weight_decay in (0.0, 0.05, 0.1, 0.2, 0.4, 0.8)
+    ]
+    laws = fit(rows)
+    assert laws.coordinates == ("timescale",)
+    assert any("1 runs without weight decay" in warning for warning in laws.warnings)
+    prediction = laws.predict(params=1e6, tokens=2e7)
+    assert prediction.lr.value == pytest.approx(4e-3)
+    assert prediction.weight_decay is not None
+    assert prediction.weight_decay.optimum == pytest.approx(0.2, rel=0.1)
+
+
+def test_decay_and_none_in_one_cell_are_not_mixed() -> None:
+    rows = lines(QUIET, sizes=SIZES[:1])
+    decayed = [replace(row, weight_decay=0.1) for row in rows]
+    laws = fit([*decayed, *(replace(row, weight_decay=0.0, loss=row.loss * 1.1) for row in rows)])
+    assert laws.coefficients == pytest.approx(fit(decayed).coefficients)
+    assert any("7 runs without weight decay" in warning for warning in laws.warnings)
+
+
 def test_runs_of_different_recipes_are_refused_by_name() -> None:
     rows = lines(QUIET, sizes=SIZES[:1])
     other = [replace(row, recipe={"parametrization": "mup"}) for row in lines(QUIET, sizes=SIZES[1:2])]

@@ -88,9 +88,9 @@ def gather(rows: Sequence[Row], pool: bool = False) -> Evidence:
     used = [row for row in rows if row.status != "stopped"]
     if len(used) < len(rows):
         warnings.append(f"{len(rows) - len(used)} stopped runs are left out: where they would have ended is not known")
-    if not any(_finite(row) for row in used):
-        raise UserError(f"none of the {len(rows)} runs finished with a finite loss: there is nothing to fit")
     coordinates, used = _coordinates(used, warnings)
+    if not any(_finite(row) for row in used):
+        raise UserError(f"none of the {len(used)} usable runs finished with a finite loss: there is nothing to fit")
     groups = _cells(used)
     ordered = [row for group in groups for row in group]
     cells = tuple(_cell(group) for group in groups)
@@ -148,17 +148,18 @@ def _recipe(rows: Sequence[Row], pool: bool) -> tuple[dict[str, str | float], li
 def _coordinates(rows: list[Row], warnings: list[str]) -> tuple[tuple[str, ...], list[Row]]:
     """The hyperparameters that vary inside a cell (or, with one run per cell, from run to run at all)."""
     swept = tuple(name for name in ("lr", "batch_tokens", "weight_decay") if _varies(rows, name))
-    if "weight_decay" in swept:
+    mixed = any(len({bool(row.weight_decay) for row in group}) > 1 for group in _cells(rows))
+    if mixed or "weight_decay" in swept:
         decayed = [row for row in rows if row.weight_decay]
         if len(decayed) < len(rows):
             warnings.append(
                 f"{len(rows) - len(decayed)} runs without weight decay are left out: their timescale is infinite"
             )
         rows = decayed
-        if any(row.lr_hidden is None or row.weight_decay_hidden is None for row in rows):
-            warnings.append(
-                "the timescale comes from lr and weight_decay as given: lr_hidden or weight_decay_hidden is missing"
-            )
+    if "weight_decay" in swept and any(row.lr_hidden is None or row.weight_decay_hidden is None for row in rows):
+        warnings.append(
+            "the timescale comes from lr and weight_decay as given: lr_hidden or weight_decay_hidden is missing"
+        )
     names = {"weight_decay": "timescale"}
     return tuple(names.get(name, name) for name in swept), rows
 

@@ -90,6 +90,8 @@ def predict(
     near = _nearest(laws, target)
     if "batch_tokens" not in laws.coordinates:
         target.setdefault("batch_tokens", near.cell.batch_tokens)
+    if "lr" not in laws.coordinates:
+        target["lr"] = math.sqrt(near.cell.lowest_lr * near.cell.highest_lr)
     estimates, regret = _hyperparameters(laws, target, near, batch_tokens, warnings)
     beyond = _decades(laws, target)
     too_far = {name: value for name, value in beyond.items() if value > laws.validated.get(name, 0.0) * 1.01}
@@ -213,18 +215,17 @@ def _estimates(
     }
     if "timescale" in result:
         tau = result.pop("timescale")
-        lr = result["lr"].value if "lr" in result else None
+        lr = result["lr"].value if "lr" in result else target["lr"]
         batch = result["batch_tokens"].value if "batch_tokens" in result else target["batch_tokens"]
         factor = math.exp(
             laws.applied.get("level", 0.0)
             + sum(laws.applied.get(name, 0.0) * math.log(target.get(name, 1.0)) for name in ("width", "depth"))
         )
-        if lr is not None:
-            per_tau = batch / (lr * target["tokens"] * factor)
-            assert tau.low is not None and tau.high is not None and tau.optimum is not None
-            result["weight_decay"] = Estimate(
-                per_tau / tau.value, per_tau / tau.high, per_tau / tau.low, per_tau / tau.optimum
-            )
+        per_tau = batch / (lr * target["tokens"] * factor)
+        assert tau.low is not None and tau.high is not None and tau.optimum is not None
+        result["weight_decay"] = Estimate(
+            per_tau / tau.value, per_tau / tau.high, per_tau / tau.low, per_tau / tau.optimum
+        )
     return result
 
 
@@ -251,9 +252,8 @@ def _carried(
     """The hyperparameters that were not swept, at the value of the nearest cell."""
     found: dict[str, Estimate] = {}
     if "lr" not in estimates:
-        lr = math.sqrt(near.cell.lowest_lr * near.cell.highest_lr)
-        found["lr"] = Estimate(lr)
-        warnings.append(f"lr was not swept: {lr:.3g} is carried over from {near.cell.params:.3g} parameters")
+        found["lr"] = Estimate(target["lr"])
+        warnings.append(f"lr was not swept: {target['lr']:.3g} is carried over from {near.cell.params:.3g} parameters")
     if "batch_tokens" not in estimates:
         found["batch_tokens"] = Estimate(target["batch_tokens"])
         if fixed_batch is None:
