@@ -1,0 +1,84 @@
+"""Every model under every parametrization and optimizer that covers it keeps the contract of hptransfer.testing."""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from hptransfer.parametrization import FAMILIES, SCHEMES
+from hptransfer.testing import ModelContract
+
+ROOT = Path(__file__).parent.parent
+SHAPE = {"width": 16, "depth": 2}
+MODELS: dict[str, dict[str, Any]] = {
+    "GPT": {"name": "gpt", **SHAPE, "head_dim": 8},
+    "RichGPT": {"name": "gpt", **SHAPE, "head_dim": 8, "kv_heads": 1, "norm": "rmsnorm", "activation": "swiglu"}
+    | {"qk_norm": True},
+    "TiedGPT": {"name": "gpt", **SHAPE, "heads": 2, "positions": "learned", "tie_embeddings": True},
+    "MLP": {"name": "mlp", **SHAPE, "window": 3},
+}
+
+for model_name, model in MODELS.items():
+    for scheme, what in SCHEMES.items():
+        for optimizer, family in FAMILIES.items():
+            if family in what.rules:
+                name = f"Test{model_name}_{scheme}_{optimizer}"
+                settings = {"model": model, "parametrization": scheme, "optimizer": {"name": optimizer}}
+                globals()[name] = type(name, (ModelContract,), settings)
+
+
+class Foreign(nn.Module):
+    """Residual blocks of linear layers over an embedding that is also the readout."""
+
+    def __init__(self, width: int, depth: int) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(32, width)
+        self.blocks = nn.ModuleList(
+            nn.Sequential(nn.LayerNorm(width), nn.Linear(width, 2 * width), nn.ReLU(), nn.Linear(2 * width, width))
+            for _ in range(depth)
+        )
+        self.readout = nn.Linear(width, 32, bias=False)
+        self.readout.weight = self.embedding.weight
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        x = self.embedding(inputs)
+        for block in self.blocks:
+            x = x + block(x)
+        return self.readout(x)
+
+
+class TestForeign(ModelContract):
+    build = Foreign
+    base, delta, target = SHAPE, SHAPE | {"width": 32}, {"width": 64, "depth": 4}
+
+    def inputs(self) -> Tensor:
+        return torch.arange(32).reshape(4, 8)
+
+
+FORGETFUL = """
+from hptransfer.testing import ModelContract
+class TestMine(ModelContract):
+    model = {"name": "twin.py:build", "width": 16, "depth": 2, "head_dim": 8, "norm": "layernorm",
+             "activation": "gelu", "positions": "rope", "qk_norm": False, "tie_embeddings": False}
+"""
+
+
+@pytest.mark.slow
+def test_a_users_model_keeps_it_in_three_lines_or_is_caught(tmp_path: Path) -> None:
+    """A multiplier that only training knows is found by the contract, and by nothing else in it."""
+    code = (ROOT / "models/gpt.py").read_text()
+    (tmp_path / "test_mine.py").write_text(FORGETFUL)
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_mine.py"]
+    (tmp_path / "twin.py").write_text(code)
+    good = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert "6 passed" in good.stdout, good.stdout
+    forgotten = code.replace("self.output_multiplier))", "self.output_multiplier if self.training else 1.0))")
+    assert forgotten != code
+    (tmp_path / "twin.py").write_text(forgotten)
+    bad = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert "1 failed, 5 passed" in bad.stdout, bad.stdout
+    assert "test_training_and_inference_give_the_same_logits" in bad.stdout
