@@ -11,6 +11,7 @@ import pytest
 from hptransfer.errors import UserError
 from hptransfer.laws.batch import ToTarget, critical_batches, fit_critical_batch, read_to_target
 from hptransfer.laws.loss import bootstrap_chinchilla, fit_chinchilla, fit_floor
+from hptransfer.laws.steps import fit_steps
 
 
 def published(name: str) -> list[dict[str, str]]:
@@ -121,3 +122,19 @@ def test_reading_steps_to_target(tmp_path: Path) -> None:
     path.write_text("params,tokens,batch,steps_to_target,target_loss\n")
     with pytest.raises(UserError, match="'batch_tokens' is missing; did you mean"):
         read_to_target(path)
+
+
+def test_steps_and_batch_apart() -> None:
+    rng = np.random.default_rng(0)
+    params, tokens = 10 ** rng.uniform(7.5, 9.5, 80), 10 ** rng.uniform(9, 11, 80)
+    batch = 10 ** rng.uniform(4.5, 6.5, 80)
+    steps = tokens / batch
+    loss = 1.7 + 40 * params**-0.25 + 12 * steps**-0.3 + 8 * batch**-0.2
+    law = fit_steps(list(params), list(tokens), list(batch), list(loss))
+    for name, value in {"E": 1.7, "a": 0.25, "b": 0.3, "c": 0.2}.items():
+        assert law.values[name] == pytest.approx(value, rel=0.02)
+    assert law.batch_exponent == pytest.approx(0.6, abs=0.01)
+    best = law.best_batch(1e10)
+    assert law.loss(1e9, 1e10, best) < min(law.loss(1e9, 1e10, best * 1.1), law.loss(1e9, 1e10, best / 1.1))
+    with pytest.raises(UserError, match="at least 8 points, got 3"):
+        fit_steps([1e8] * 3, [1e9] * 3, [1e5] * 3, [3.0] * 3)
