@@ -253,7 +253,7 @@ def test_one_step_resampling_agrees_with_refitting() -> None:
     one_step = resample(pooled, 2000, seed=0).std(0)[1]
     rng = np.random.default_rng(0)
     refits = []
-    for _ in range(60):
+    for _ in range(30):
         drawn = rng.integers(0, problem.cells, problem.cells)
         parts = [np.flatnonzero(problem.cell == c) for c in drawn]
         index = np.concatenate(parts)
@@ -298,7 +298,7 @@ def test_save_and_load(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("edit", "message"),
     [
-        (lambda text: text[: len(text) // 2], "cut off|not valid YAML"),
+        (lambda text: text[: len(text) // 2], "cut off"),
         (lambda text: text.replace("complete: true\n", ""), "cut off"),
         (lambda text: text.replace("version: 1", "version: 99"), "version: 99; this hptransfer reads version 1"),
         (lambda text: text.replace("format: hptransfer laws", "format: other"), "is this a file that `fit` wrote"),

@@ -90,9 +90,6 @@ class Pooled:
     information: Floats
     score: Floats
     prior_precision: Floats  # (p,)
-    residuals: Floats  # (n,)
-    excess: Floats  # (n,)
-    weights: Floats  # (n,) 1: counts in full; 0: an outlier
     log_likelihood: float
 
     @property
@@ -344,8 +341,5 @@ def _result(problem: Problem, state: _State) -> Pooled:
         system.information,
         system.score,
         state.prior_weight / problem.sd**2,
-        linear.residual,
-        linear.excess,
-        np.where(problem.diverged, linear.active, weights * variance * STUDENT / (STUDENT + 1)),
         float(np.sum(np.log(density[~problem.diverged] + 1e-300))),
     )

@@ -39,7 +39,13 @@ def save(laws: Laws, path: Path) -> None:
 
 def load(path: Path) -> Laws:
     """UserError, one line, where the file is cut off, of another format or version, or damaged."""
-    plain = read_yaml(path)
+    try:
+        plain = read_yaml(path)
+    except UserError as problem:
+        cut = path.is_file() and path.read_bytes().startswith(f"format: {FORMAT}".encode())
+        raise UserError(
+            f"{problem}; the file is cut off or damaged, fit the runs again" if cut else str(problem)
+        ) from None
     if plain.get("format") != FORMAT:
         raise UserError(
             f"{path}: format: {plain.get('format')!r}; expected {FORMAT!r}: is this a file that `fit` wrote?"
