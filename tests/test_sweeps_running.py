@@ -1,5 +1,6 @@
 """Whole sweeps with real training of tiny models: resumed, interrupted, killed, failing, two at once."""
 
+import io
 import json
 import os
 import random
@@ -127,6 +128,22 @@ def test_a_trial_that_takes_too_long_is_recorded() -> None:
     assert failed.record.failure == {"message": "took longer than 2 s and was ended", "attempts": 1}
 
 
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_terminal_sees_progress_and_a_pipe_does_not(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sweep("sweep.yaml", runs="piped", workers=2)
+    assert capsys.readouterr() == ("", "")
+    monkeypatch.setattr(sys, "stderr", terminal := Terminal())
+    sweep("sweep.yaml", workers=2)
+    assert "sweep: 0 done, 4 waiting   0%|" in terminal.getvalue()
+    assert "sweep: 4 done 100%|" in terminal.getvalue()
+
+
 def test_nothing_starts_when_one_trial_is_not_valid() -> None:
     write_sweep(**{"optimizer.lr": {"values": [0.1]}, "train.tokens": {"values": [4096, 100]}})
     with pytest.raises(UserError, match=r"^sweep.yaml: parameters.train.tokens=100: .* is less than one step of"):
@@ -187,7 +204,7 @@ def group_is_empty(pid: int) -> bool:
 
 
 def test_ctrl_c_leaves_checkpoints_and_the_same_command_continues() -> None:
-    write_sweep(**{"optimizer.lr": {"values": LRS}, "train.tokens": {"value": 256 * 300}})
+    write_sweep(**{"optimizer.lr": {"values": LRS}, "train.tokens": {"value": 256 * 150}})
     process = start()
     wait_for(lambda: list(Path("runs").glob("*/checkpoint.pt")))
     os.killpg(process.pid, signal.SIGINT)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from hptransfer.sweeps.search import Search
-from hptransfer.sweeps.status import expected_flops, progress, seconds_left, state
+from hptransfer.sweeps.progress import expected_flops, progress, seconds_left, state
 from hptransfer.sweeps.trials import Run
 
 
