@@ -5,8 +5,8 @@ import time
 
 from tqdm import tqdm
 
-from hptransfer.sweeps.search import Search
 from hptransfer.sweeps.progress import Progress, expected_flops, progress
+from hptransfer.sweeps.search import Search
 
 REFRESH = 0.5
 """Seconds between two looks at the records."""

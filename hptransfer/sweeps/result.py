@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from hptransfer.sweeps.search import Search
 from hptransfer.sweeps.progress import expected_flops, progress, seconds_left, state
+from hptransfer.sweeps.search import Search
 from hptransfer.sweeps.trials import Run
 
 
