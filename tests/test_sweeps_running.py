@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,9 @@ import yaml
 
 from hptransfer.errors import UserError
 from hptransfer.sweeps import status, sweep
+from hptransfer.sweeps.bar import Bar
+from hptransfer.sweeps.jobs import Job, Outcome
+from hptransfer.sweeps.running import Loop, open_search
 
 BASE = """\
 model: {name: mlp, width: 16, depth: 1, window: 4}
@@ -126,6 +130,36 @@ def test_a_trial_that_takes_too_long_is_recorded() -> None:
     write_sweep(**{"train.tokens": {"values": [256 * 10**6]}})
     (failed,) = sweep("sweep.yaml", workers=1, timeout=2.0).failed
     assert failed.record.failure == {"message": "took longer than 2 s and was ended", "attempts": 1}
+
+
+class Scripted:
+    """An executor whose jobs end as it was told, in order."""
+
+    slots = 1
+
+    def __init__(self, *outcomes: Outcome) -> None:
+        self.outcomes = list(outcomes)
+
+    def submit(self, job: Job) -> "Future[Outcome]":
+        future: Future[Outcome] = Future()
+        future.set_result(self.outcomes.pop(0))
+        return future
+
+    def stop(self) -> None:
+        raise AssertionError
+
+    def close(self) -> None:
+        raise AssertionError
+
+
+def test_a_trial_that_others_interrupt_or_train_is_asked_for_again() -> None:
+    write_sweep(**{"optimizer.lr": {"values": LRS[:1]}})
+    search, failures = open_search("sweep.yaml", "runs", 0, "random"), {}
+    executor = Scripted(Outcome("interrupted"), Outcome("busy"), Outcome("busy"), Outcome("lost", "node died"))
+    Loop(search, executor, Bar(search, False), failures).run(search.runs)
+    (run,) = search.runs
+    assert not executor.outcomes and failures == {run.record.path: "node died"}
+    assert run.record.failure == {"message": "node died", "attempts": 1}
 
 
 class Terminal(io.StringIO):

@@ -178,6 +178,8 @@ class Loop:
         """Takes in how an attempt ended."""
         if outcome.kind == "busy":
             self.busy_elsewhere.append((time.monotonic() + ASK_AGAIN, run))
+        elif outcome.kind == "interrupted":
+            self.submit(run)  # somebody else's signal: the sweep itself goes on
         elif outcome.kind == "lost":
             failure = {"message": outcome.message, "attempts": attempts(run.record) + 1}
             write_json(run.record.path / "failure.json", failure)
