@@ -1,9 +1,12 @@
 """What is written for other training loops is what our own loop uses."""
 
 import json
+import re
+import sys
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -152,3 +155,44 @@ def test_a_parametrized_model_is_exported_with_its_factors_folded() -> None:
     assert data["tensors"]["readout.weight"]["init_std"] == pytest.approx(0.02 / 4)
     assert plain(param_groups(result.model, data)) == plain(result.param_groups())
     assert "multipliers" not in data
+
+
+# --- docs/export.md ---
+
+
+def code_blocks() -> list[str]:
+    text = (Path(__file__).parent.parent / "docs/export.md").read_text()
+    return re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
+
+
+def test_the_bare_loop_and_its_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    plan = plan_of()
+    write_json(tmp_path / "target.json", export(plan))
+    model, steps = build(plan), 3
+    known = {"model": model, "steps": steps, "train_step": lambda: 2.0, "validate": lambda: 1.5}
+    groups, record, *_ = code_blocks()
+    exec(groups + record, known)
+    assert isinstance(known["optimizer"], torch.optim.AdamW)
+    (row,) = hptransfer.read_rows([tmp_path / "runs"])
+    assert (row.loss, row.status, row.params) == (1.5, "stopped", 1.2e6)
+
+
+def test_patterns_for_torchtitan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every name, with what compilation puts into it, is found by the pattern of its own group and by no other."""
+    monkeypatch.chdir(tmp_path)
+    data = export(plan_of(depth=12))
+    write_json(tmp_path / "target.json", data)
+    titan = SimpleNamespace(
+        OptimizersContainer=SimpleNamespace(Config=SimpleNamespace), ParamGroupConfig=SimpleNamespace
+    )
+    monkeypatch.setitem(sys.modules, "torchtitan.components.optimizer", titan)
+    known: dict[str, Any] = {}
+    exec(next(block for block in code_blocks() if "torchtitan" in block), known)
+    configs = known["optimizer"].param_groups
+    assert len(configs) == len(data["groups"])
+    for config, group in zip(configs, data["groups"], strict=True):
+        assert config.optimizer_kwargs["lr"] == group["lr"]
+        inserted = [re.sub(r"^(blocks\.\d+)", r"\1._orig_mod", name) for name in group["names"]]
+        for name in (*group["names"], *inserted):
+            assert [other for other in configs if re.search(other.pattern, name)] == [config], name

@@ -368,3 +368,15 @@ def test_weights_depend_on_seed_and_name_alone() -> None:
     first, again, other = (at_sizes(factory({}), seed=seed).model.state_dict() for seed in (0, 0, 1))
     assert all(torch.equal(first[name], again[name]) for name in first)
     assert not torch.equal(first["readout.weight"], other["readout.weight"])
+
+
+def test_on_the_meta_device_nothing_large_is_made() -> None:
+    """The numbers of a model that fits on no machine: only the base is real."""
+    here = at_sizes(factory({}))
+    with torch.device("meta"):
+        there = at_sizes(factory({}))
+    assert there.tensors == here.tensors
+    assert all(parameter.is_meta for parameter in there.model.parameters())
+    there.model.to_empty(device="cpu")
+    there.initialise()
+    assert all(torch.equal(a, b) for a, b in zip(here.model.parameters(), there.model.parameters(), strict=True))

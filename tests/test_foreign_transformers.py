@@ -1,5 +1,6 @@
 """Models of Hugging Face transformers, built from a config: nobody here wrote them, and they know nothing of us."""
 
+import re
 import sys
 import warnings
 from collections.abc import Callable, Iterator
@@ -271,3 +272,12 @@ def test_a_short_run_and_its_record(build: Callable[..., nn.Module], on_text: An
     (row,) = hptransfer.read_rows([tmp_path / "runs"])
     assert (row.status, row.width, row.depth, row.params) == ("finished", 64, 4, result.params)
     assert row.recipe["parametrization"] == "completep"
+
+
+def test_the_example_in_the_docs_is_short_and_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    text = (Path(__file__).parent.parent / "docs/your-model.md").read_text()
+    (example,) = (block for block in re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL) if "GPT2" in block)
+    assert len(example.splitlines()) < 15
+    exec(example, known := {})
+    assert "factor 0.25 folded into init_std" in capsys.readouterr().out
+    assert len(known["optimizer"].param_groups) > 3

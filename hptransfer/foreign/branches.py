@@ -104,7 +104,7 @@ def _token_ids(placed: Sequence[Placed]) -> Tensor:
     """What a model that embeds tokens takes; UserError for any other."""
     for each in placed:
         if each.role == "embedding.token" or (each.role.startswith("readout") and each.tied):
-            return torch.arange(PROBE_TOKENS).unsqueeze(0) % each.tensor.base[0]
+            return torch.arange(PROBE_TOKENS, device="cpu").unsqueeze(0) % each.tensor.base[0]
     raise UserError("parametrize: inputs missing: what the model's forward takes, to find its residual branches")
 
 
@@ -163,9 +163,10 @@ def runner(inputs: Any) -> Callable[[nn.Module], object]:
 
     def run(model: nn.Module) -> object:
         try:
-            if isinstance(inputs, Mapping):
-                return model(**inputs)
-            return model(*inputs) if isinstance(inputs, tuple) else model(inputs)
+            with torch.device("cpu"):
+                if isinstance(inputs, Mapping):
+                    return model(**inputs)
+                return model(*inputs) if isinstance(inputs, tuple) else model(inputs)
         except UserError:
             raise
         except Exception as problem:
