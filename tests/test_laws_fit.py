@@ -318,3 +318,23 @@ def test_prediction_as_json() -> None:
     assert set(plain) >= {"lr", "batch_tokens", "weight_decay", "loss", "decades_beyond_data", "in_range", "warnings"}
     assert set(plain["lr"]) == {"value", "low", "high", "optimum"}
     assert plain["weight_decay"] is None
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_whatever_the_runs_a_prediction_is_finite(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    sizes, budgets = 10 ** rng.uniform(3, 11, 3), 10 ** rng.uniform(4, 13, 2)
+    rows = [
+        Row(
+            float(rng.choice(sizes)),
+            float(rng.choice(budgets)),
+            float(10 ** rng.uniform(-6, 2)),
+            float(2 ** rng.integers(8, 20)),
+            math.nan if i and rng.random() < 0.3 else float(10 ** rng.uniform(-3, 3)),
+            "finished",
+        )
+        for i in range(int(rng.integers(1, 20)))
+    ]
+    prediction = fit(rows).predict(params=1e12, tokens=1e6).to_json()
+    for quantity in ("lr", "batch_tokens", "loss"):
+        assert all(value is None or (math.isfinite(value) and value > 0) for value in prediction[quantity].values())
