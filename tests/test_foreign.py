@@ -28,13 +28,16 @@ LEARNED = {"positions": "learned", "norm": "layernorm"}
 TIED = {"tie_embeddings": True, "positions": "learned"}
 
 
-def factory(model: dict[str, Any]) -> Callable[..., nn.Module]:
+RUN = {"base_tokens": 192, "base_batch_tokens": 32}
+
+
+def factory(model: dict[str, Any], attention: float = 8**-0.5) -> Callable[..., nn.Module]:
     """Our own model as a factory of somebody else's: sizes in, module out, no multipliers."""
 
     def make(width: int, depth: int) -> nn.Module:
         config = tiny(model={**model, "width": width, "depth": depth}, parametrization={"name": "sp"})
         module = mlp if model.get("name") == "mlp" else gpt
-        return module.build(config.shape, Multipliers(attention=8**-0.5))
+        return module.build(config.shape, Multipliers(attention=attention))
 
     return make
 
@@ -43,23 +46,26 @@ def both(
     model: dict[str, Any], scheme: str, optimizer: str, width: int = 64, depth: int = 4
 ) -> tuple[Plan, Parametrized]:
     """The plan of a model with roles beside it, and the same model parametrized from the outside."""
-    shape = {"width": width, "depth": depth}
-    based = SCHEMES[scheme].needs
+    shape, needs = {"width": width, "depth": depth}, SCHEMES[scheme].needs
+    base = {key: value for key, value in {"base_width": 16, "base_depth": 2, **RUN}.items() if key in needs}
+    run = {key: value for key, value in RUN.items() if key in needs}
     plan = resolve(
         tiny(
             model={**model, **shape},
             optimizer=OPTIMIZERS[optimizer],
-            parametrization={"name": scheme} | ({} if based else {"base_width": None, "base_depth": None}),
+            parametrization={"base_width": None, "base_depth": None, "name": scheme, **base},
         )
     )
     result = parametrize(
-        factory(model),
+        factory(model, 1 / 8 if scheme == "umup" else 8**-0.5),
         base={"width": 16, "depth": 2},
         delta={"width": 32, "depth": 2},
         target=shape,
         scheme=scheme,
         optimizer=OPTIMIZERS[optimizer],
         attention_is_right=scheme == "umup",
+        **run,
+        **({"tokens": 768, "batch_tokens": 64} if run else {}),
     )
     return plan, result
 
@@ -80,7 +86,7 @@ CASES = [
     (model, scheme, optimizer)
     for model in ({}, RICH, LEARNED, TIED, {"name": "mlp"})
     for scheme, optimizer in (("completep", "adamw"), ("completep", "sgd"), ("depth_mup", "adamw"), ("mup", "adamw"))
-] + [(RICH, "spectral", "muon"), (TIED, "sp", "adamw")]
+] + [(RICH, "spectral", "muon"), (RICH, "completedp", "adamw"), (LEARNED, "umup", "adamw"), (TIED, "sp", "adamw")]
 
 
 @pytest.mark.parametrize(("model", "scheme", "optimizer"), CASES, ids=str)
@@ -206,6 +212,11 @@ def test_convolutions_patches_and_a_sequential_of_blocks() -> None:
     stds = {tensor.name: tensor.init_std for tensor in result.tensors}
     assert stds["blocks.0.first.weight"] == pytest.approx(0.02 / 2)
     assert stds["blocks.0.second.weight"] == pytest.approx(0.02 / 2 / 2)
+
+
+def test_muon_takes_matrices_alone() -> None:
+    with pytest.raises(UserError, match=r"blocks\.\*\.first\.weight: Muon takes matrices, this has 4 axes"):
+        at_sizes(Vision, scheme="spectral", optimizer=OPTIMIZERS["muon"])
 
 
 def test_what_the_forward_takes_has_to_be_known() -> None:

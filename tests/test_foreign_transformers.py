@@ -1,5 +1,6 @@
 """Models of Hugging Face transformers, built from a config: nobody here wrote them, and they know nothing of us."""
 
+import copy
 import re
 import sys
 import warnings
@@ -159,6 +160,26 @@ def test_the_factor_of_a_tied_head_is_on_the_logits_alone() -> None:
     torch.testing.assert_close(result.model(torch.arange(CONTEXT).unsqueeze(0)).logits, expected)
 
 
+def test_a_model_with_its_own_head_is_whole_without_us(tmp_path: Path) -> None:
+    """All factors are folded: saved as safetensors and loaded by transformers alone, it gives the same logits."""
+    model = sized(llama, width=64, depth=4).model
+    model.save_pretrained(tmp_path)
+    loaded = transformers.LlamaForCausalLM.from_pretrained(tmp_path)
+    tokens = torch.arange(CONTEXT).unsqueeze(0)
+    assert torch.equal(loaded(tokens).logits, model(tokens).logits)
+
+
+@each_model
+def test_copied_and_compiled(build: Callable[..., nn.Module]) -> None:
+    result, tokens = sized(build, width=64, depth=4), torch.arange(CONTEXT).unsqueeze(0)
+    expected = result.model(tokens).logits
+    copied = copy.deepcopy(result.model)
+    assert torch.equal(copied(tokens).logits, expected)
+    assert [g["names"] for g in result.param_groups(copied)] == [g["names"] for g in result.param_groups()]
+    compiled = torch.compile(copied, backend="aot_eager")
+    torch.testing.assert_close(compiled(tokens).logits, expected)
+
+
 # --- what is refused ---
 
 
@@ -185,24 +206,29 @@ def test_a_growing_head_is_refused_with_what_to_set() -> None:
     assert "left as it is" in sized(build, width=64, attention_is_right=True).report()
 
 
-def test_norms_behind_the_branch_are_refused_by_depth_rules_alone() -> None:
-    def build(width: int, depth: int) -> nn.Module:
-        return transformers.Gemma2ForCausalLM(
-            transformers.Gemma2Config(
-                vocab_size=VOCABULARY,
-                hidden_size=width,
-                intermediate_size=2 * width,
-                num_hidden_layers=depth,
-                num_attention_heads=width // HEAD,
-                num_key_value_heads=width // HEAD,
-                head_dim=HEAD,
-            )
-        )
+def gemma2(width: int, depth: int) -> nn.Module:
+    sizes = {"hidden_size": width, "intermediate_size": 2 * width, "num_hidden_layers": depth, "head_dim": HEAD}
+    heads = {"num_attention_heads": width // HEAD, "num_key_value_heads": width // HEAD}
+    return transformers.Gemma2ForCausalLM(transformers.Gemma2Config(vocab_size=VOCABULARY, **sizes, **heads))
 
-    with pytest.raises(UserError, match="no factor can be folded into them"):
-        sized(build, width=32, depth=4)
-    gains = [tensor for tensor in sized(build, scheme="mup").tensors if tensor.role.startswith("vector")]
+
+def undone(width: int, depth: int) -> nn.Module:
+    model = gemma2(width, depth)
+    model.model.embed_tokens.register_forward_hook(lambda module, args, output: output / width**0.5)
+    return model
+
+
+def test_what_the_code_takes_from_its_width_is_refused() -> None:
+    """Gemma multiplies its embeddings by sqrt(width), here 32 and 48."""
+    with pytest.raises(UserError, match=r"rms of 5\.657 in base and 6\.928 in delta.*undo that in build"):
+        sized(gemma2, scheme="mup")
+    gains = [tensor for tensor in sized(undone, scheme="mup").tensors if tensor.role.startswith("vector")]
     assert {tensor.init_mean for tensor in gains} == {0.0}, "Gemma's norms multiply by 1 + gain"
+
+
+def test_norms_behind_the_branch_are_refused() -> None:
+    with pytest.raises(UserError, match="no factor can be folded into them"):
+        sized(undone, width=32, depth=4)
 
 
 # --- does it train, and stay as large as it is ---

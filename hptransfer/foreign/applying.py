@@ -8,12 +8,13 @@ import torch
 from torch import nn
 
 from hptransfer.errors import UserError
-from hptransfer.foreign.branches import Branches, find_branches
+from hptransfer.foreign.branches import find_branches, runner, token_ids
 from hptransfer.foreign.folding import fold, hook_multipliers
 from hptransfer.foreign.growth import Factory, Growth, find_growth, make
 from hptransfer.foreign.heads import attention_notes
 from hptransfer.foreign.result import Parametrized
 from hptransfer.foreign.roles import Placed, place_all
+from hptransfer.foreign.stream import refuse_growing_embeddings
 from hptransfer.loading import Source, validate
 from hptransfer.parametrization import SCHEMES, Ratios
 from hptransfer.scaling import TensorPlan, check_role_keys, ratios_of, tensor_plan
@@ -64,12 +65,15 @@ def parametrize(
     check_role_keys(parametrization, {each.role for each in placed}, "the model")
     run = _run_ratios(parametrization, growth, tokens, batch_tokens)
     with torch.device("cpu"):
-        small = make(build, base).double().eval()
+        small, wider = (make(build, size).double().eval() for size in (base, delta))
     model = make(build, target)
     notes = attention_notes(small, model, growth, parametrization, attention_is_right)
     planned = _planned(settings, placed, run, _starts(small, growth, placed))
     factor = SCHEMES[scheme].residual(run, parametrization.depth_exponent) * parametrization.multipliers.residual
-    branches = Branches(1.0, ()) if factor == 1.0 else find_branches(factor, small, growth, placed, inputs)
+    run_model = runner(token_ids(placed) if inputs is None else inputs)
+    branches = find_branches(factor, small, growth, placed, run_model)
+    if run_model and growth.stacks and SCHEMES[scheme].needs:
+        refuse_growing_embeddings(small, wider, growth, placed, run_model)
     factors = parametrization.multipliers
     tensors = tuple(fold(each, tensor, factors, branches) for each, tensor in zip(placed, planned, strict=True))
     hook_multipliers(model, placed, tensors)
@@ -115,6 +119,11 @@ def _planned(
         tensor = each.tensor
         ratios = ratios_of(each.role, each.oriented(tensor.shape), each.oriented(tensor.base), run)
         plan = tensor_plan(settings.parametrization, settings.optimizer, tensor.name, tensor.shape, each.role, ratios)
+        if plan.optimizer == "muon" and len(tensor.shape) != 2:
+            raise UserError(
+                f"parametrize: {tensor.pattern}: Muon takes matrices, this has {len(tensor.shape)} axes; "
+                "give it another role, or take adamw"
+            )
         planned.append(replace(plan, init_mean=starts.get(tensor.pattern, plan.init_mean)))
     return planned
 
@@ -127,7 +136,7 @@ def _starts(base: nn.Module, growth: Growth, placed: tuple[Placed, ...]) -> dict
     for each in placed:
         if each.role.startswith("vector"):
             values = set(parameters[each.tensor.pattern].tolist())
-            if len(values) > 1 and not each.tensor.name.endswith("bias"):
+            if len(values) > 1 and not each.is_bias:
                 raise UserError(f"parametrize: {each.tensor.pattern}: a gain that does not start at one value")
             found[each.tensor.pattern] = values.pop() if len(values) == 1 else 0.0
     return found

@@ -67,10 +67,10 @@ class Block:
         seen: list[Tensor] = []
 
         def before(_: nn.Module, args: Any, kwargs: Any) -> None:
-            seen.append(_first((args, kwargs)))
+            seen.append(first_tensor((args, kwargs)))
 
         def after(_: nn.Module, args: Any, output: Any) -> None:
-            seen.append(_first(output))
+            seen.append(first_tensor(output))
 
         handles = [self.module.register_forward_pre_hook(before, with_kwargs=True)]
         if self.next is None:
@@ -89,23 +89,26 @@ class Block:
 
 
 def find_branches(
-    factor: float, base: nn.Module, growth: Growth, placed: Sequence[Placed], inputs: Any = None
+    factor: float, base: nn.Module, growth: Growth, placed: Sequence[Placed], run: Callable[[nn.Module], object] | None
 ) -> Branches:
-    """Where the factor goes, found on the base model (whose weights are lost); `inputs`: what its forward takes."""
+    """Where the factor goes, found on the base model (whose weights are lost)."""
+    if factor == 1.0:
+        return Branches(factor, ())
     if not growth.stacks:
         raise UserError("parametrize: no list of repeated blocks, so that residual branches cannot be found")
+    if run is None:
+        raise UserError("parametrize: inputs missing: what the model's forward takes, to find its residual branches")
     roles = {each.tensor.pattern: each.role for each in placed}
-    run = runner(_token_ids(placed) if inputs is None else inputs)
     units = [unit for stack in growth.stacks for unit in output_projections(Block(base, stack, run), roles)]
     return Branches(factor, tuple(pattern for unit in reversed(units) for pattern in unit.patterns))
 
 
-def _token_ids(placed: Sequence[Placed]) -> Tensor:
-    """What a model that embeds tokens takes; UserError for any other."""
+def token_ids(placed: Sequence[Placed]) -> Tensor | None:
+    """What a model that embeds tokens takes; None for any other."""
     for each in placed:
-        if each.role == "embedding.token" or (each.role.startswith("readout") and each.tied):
+        if each.role == "embedding.token" or each.tied:
             return torch.arange(PROBE_TOKENS, device="cpu").unsqueeze(0) % each.tensor.base[0]
-    raise UserError("parametrize: inputs missing: what the model's forward takes, to find its residual branches")
+    return None
 
 
 def output_projections(block: Block, roles: Mapping[str, str]) -> tuple[Unit, ...]:
@@ -139,7 +142,8 @@ def _refuse_unless_reached(block: Block, units: Sequence[Unit]) -> None:
     """What the example inputs do not reach (an expert that no token is sent to) says nothing."""
     total = block.added().square().sum()
     for unit in units:
-        slopes = torch.autograd.grad(total, unit.parameters, retain_graph=True, allow_unused=True)
+        trained = [parameter for parameter in unit.parameters if parameter.requires_grad]
+        slopes = torch.autograd.grad(total, trained, retain_graph=True, allow_unused=True)
         if not any(slope is not None and slope.any() for slope in slopes):
             raise UserError(
                 f"parametrize: {unit.patterns[0]}: the example inputs do not reach it; give inputs= with more in them"
@@ -158,8 +162,10 @@ def _refuse_unless_linear(block: Block, unit: Unit, others: Sequence[Unit]) -> N
         )
 
 
-def runner(inputs: Any) -> Callable[[nn.Module], object]:
+def runner(inputs: Any) -> Callable[[nn.Module], object] | None:
     """Runs a model on example inputs: one tensor, a tuple of arguments, or a dict of keyword arguments."""
+    if inputs is None:
+        return None
 
     def run(model: nn.Module) -> object:
         try:
@@ -204,14 +210,14 @@ def _times(factor: float, units: Sequence[Unit]) -> Iterator[None]:
             parameter.copy_(value)
 
 
-def _first(values: Any) -> Tensor:
+def first_tensor(values: Any) -> Tensor:
     """The first floating tensor in arguments or an output."""
     if isinstance(values, Tensor) and values.is_floating_point():
         return values
     inner = values.values() if isinstance(values, Mapping) else values if isinstance(values, (tuple, list)) else ()
     for value in inner:
         try:
-            return _first(value)
+            return first_tensor(value)
         except LookupError:
             continue
     raise LookupError("no tensor")

@@ -26,6 +26,11 @@ class Placed:
     tied: bool = False
     """A readout that also embeds the inputs: a factor on the logits must not reach its tensor."""
 
+    @property
+    def is_bias(self) -> bool:
+        """Added, where a gain multiplies."""
+        return self.tensor.name.endswith("bias")
+
     def oriented(self, shape: Shape) -> Shape:
         """The shape as a parametrization's rules read it: (out, in, ...), tables of an embedding (in, out)."""
         if self.role.startswith("vector"):
