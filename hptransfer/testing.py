@@ -5,7 +5,8 @@
     class TestMine(ModelContract):
         model = {"name": "path/to/file.py:build", "width": 32, "depth": 2, "head_dim": 16}
 
-or, for a factory that knows nothing of us (`hptransfer.parametrize`), with `build`, `base`, `delta` and `target`.
+or, for a factory that knows nothing of us (`hptransfer.parametrize`), with `build`, `base`, `delta` and `target`, and
+`inputs()` that returns what its forward takes.
 """
 
 import copy
@@ -57,6 +58,8 @@ class ModelContract:
 
     def inputs(self) -> Tensor:
         """What the model's forward takes; for a `build` or for images, give your own."""
+        if type(self).build is not None:
+            raise NotImplementedError(f"{type(self).__name__}.inputs: return what the forward of your build takes")
         config = self._config(self.parametrization, grown=False)
         shape = config.shape
         return torch.arange(3 * int(shape.seq_len)).reshape(3, -1) % int(shape.vocab_size)
