@@ -124,8 +124,8 @@ SHAPES = {
     "even",
     "model: {width: 64, depth: 2, heads: 4, head_dim: 16}": "model: give heads (= 4) or head_dim (= 16), not both: the "
     "one given stays fixed",
-    "model: {name: mpl, width: 64, depth: 2}": "model.name: unknown value 'mpl'; allowed: gpt, mlp, path/to/file.py:build; did you mean "
-    "'mlp'?",
+    "model: {name: mpl, width: 64, depth: 2}": "model.name: unknown value 'mpl'; allowed: gpt, mlp, "
+    "path/to/file.py:build; did you mean 'mlp'?",
     "model: {name: mlp, width: 64, depth: 2, heads: 4}": "model.heads: unknown key (= 4); allowed: name, width, depth, "
     "window, ffn_ratio",
     "model: {width: 64, depth: 2, heads: 64, positions: learned}": "parametrization.base_width: model.heads: 64 does "
