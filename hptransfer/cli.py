@@ -1,228 +1,30 @@
-"""The command line: one function per verb, no logic.
-
-Exit codes: 0 done, 1 a run failed, 2 bad input, 130 interrupted.
-"""
+"""The command line: what can be typed. Exit codes: 0 done, 1 a run failed, 2 bad input, 130 interrupted."""
 
 import argparse
 import os
 import re
 import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from hptransfer.errors import UserError, about
+from hptransfer import verbs
+from hptransfer.errors import UserError
+from hptransfer.verbs import say
 
 OVERRIDES = "a.b=v overrides a config key; --a.b=v does too"
 OVERRIDE = re.compile(r"(--)?(model|parametrization|optimizer|schedule|data|train|tracking)(\.[\w.]+)?=")
 """Read before argparse, which would take one with a space in its value for the config's name."""
 
 
-def train(args: argparse.Namespace) -> int:
-    """Train one run; a finished run is not run again, an interrupted one continues. Prints the run folder last."""
-    from hptransfer.config import load_config
-
-    config = load_config(args.config, args.overrides)
-    from hptransfer.training import train as train_run  # torch: only once the config is known to be good
-
-    with about(args.config), step_bar(Path(args.config).stem) as on_step, data_bar() as on_data:
-        record = train_run(config, args.runs, on_step, on_data)
-    result = record.result or {}
-    say(f"{result.get('status')}: loss {_show(result.get('loss'))} after {result.get('tokens_seen')} tokens")
-    print(record.path)
-    return 0
-
-
-def explain(args: argparse.Namespace) -> int:
-    """Print what a config means: every tensor's numbers, tokens, FLOPs, memory. Nothing is trained."""
-    from hptransfer.config import load_config
-    from hptransfer.records import to_json
-
-    config = load_config(args.config, args.overrides)
-    from hptransfer.explain import to_text  # torch: only once the config is known to be good
-    from hptransfer.scaling import resolve
-
-    with about(args.config):
-        plan = resolve(config)
-    print(to_json(plan.to_dict(), indent=2) if args.json else to_text(plan))
-    return 0
-
-
-def export(args: argparse.Namespace) -> int:
-    """Write all numbers of a run as JSON, for a model that is trained elsewhere."""
-    from hptransfer.config import load_config
-    from hptransfer.exporting import export as numbers
-    from hptransfer.records import write_json
-
-    with about(args.config):
-        write_json(Path(args.output), numbers(load_config(args.config, args.overrides)))
-    print(args.output)
-    return 0
-
-
-def table(args: argparse.Namespace) -> int:
-    """Print a parametrization as a Markdown table."""
-    from hptransfer.parametrization import to_markdown
-
-    print(to_markdown(args.name, args.optimizer), end="")
-    return 0
-
-
-def sweep(args: argparse.Namespace) -> int:
-    """Run every run of a sweep file in a pool of processes; the same command continues an interrupted sweep."""
-    from hptransfer.loading import parse_override
-    from hptransfer.sweeps import sweep as run_sweep
-
-    result = run_sweep(
-        args.sweep,
-        runs=args.runs,
-        workers=args.workers,
-        seed=args.seed,
-        dry_run=args.dry_run,
-        retry_failed=args.retry_failed,
-        design=args.design,
-        timeout=args.timeout,
-        executor=args.executor,
-        executor_options=dict(parse_override(option) for option in args.option),
-    )
-    print(result.to_text())
-    return 1 if result.failed else 0
-
-
-def status(args: argparse.Namespace) -> int:
-    """Say what of a sweep is done, running and failed (with the reason), and the time that is left."""
-    from hptransfer.sweeps import status as look
-
-    print(look(args.sweep, runs=args.runs, workers=args.workers, seed=args.seed, design=args.design).to_text())
-    return 0
-
-
-def check(args: argparse.Namespace) -> int:
-    """Check that activations, updates and gradients keep their size as width and depth grow; exit status 1 on FAIL."""
-    from hptransfer.config import load_config
-    from hptransfer.coordcheck import check as run_check
-    from hptransfer.coordcheck import to_text
-    from hptransfer.coordcheck.page import write_page
-    from hptransfer.records import to_json
-
-    with about(args.config), count_bar("runs") as on_run, data_bar() as on_data:
-        found = run_check(
-            load_config(args.config, args.overrides),
-            widths=args.width,
-            depths=args.depth,
-            steps=args.steps,
-            seeds=args.seeds,
-            runs=args.runs,
-            workers=args.workers,
-            on_run=on_run,
-            on_data=on_data,
-        )
-    print(to_json(found.to_dict(), indent=2) if args.json else to_text(found))
-    if args.output:
-        say(f"written: {write_page(found, Path(args.output))}")
-    return 0 if found.passed else 1
-
-
-def fit(args: argparse.Namespace) -> int:
-    """Fit the laws to run folders and CSV files."""
-    from hptransfer.laws import fit as fit_laws
-    from hptransfer.tracking import rows_from
-
-    laws = fit_laws(rows_from(args.runs, warn=say), pool=args.pool)
-    laws.save(args.output)
-    print(laws.summary())
-    print(args.output)
-    return 0
-
-
-def predict(args: argparse.Namespace) -> int:
-    """Recommend lr, batch and weight decay at a size, with intervals."""
-    from hptransfer.laws import Laws
-    from hptransfer.records import to_json
-    from hptransfer.target import predict_for, size_of, to_text
-
-    laws = Laws.load(args.laws)
-    size = size_of(args.config, args.overrides, args.params, args.tokens)
-    prediction = predict_for(laws, size, args.batch_tokens)
-    print(to_json(prediction.to_json(), indent=2) if args.json else to_text(prediction))
-    return 0
-
-
-def transfer(args: argparse.Namespace) -> int:
-    """Write the target's config with everything that must move filled in, each line with its reason."""
-    from hptransfer.config import load_config
-    from hptransfer.files import write_atomic
-    from hptransfer.laws import Laws
-    from hptransfer.target import transfer as tune
-
-    tuned = tune(Laws.load(args.laws), load_config(args.target, args.overrides), batch_tokens=args.batch_tokens)
-    write_atomic(Path(args.output), tuned.to_yaml())
-    for warning in tuned.warnings:
-        say(f"warning: {warning}")
-    print(tuned.to_text())
-    print(args.output)
-    return 0
-
-
-def report(args: argparse.Namespace) -> int:
-    """Write one self-contained HTML file on runs and laws."""
-    from hptransfer.laws import Laws
-    from hptransfer.report import write_report
-
-    laws = Laws.load(args.laws) if args.laws else None
-    write_report(args.runs, laws, Path(args.output), warn=say)
-    print(args.output)
-    return 0
-
-
-def wandb(args: argparse.Namespace) -> int:
-    """Bring ended local runs into W&B (sync), or make its dashboard by code (workspace)."""
-    from hptransfer.tracking import sync
-    from hptransfer.tracking.workspace import save_workspace
-
-    if args.what == "workspace":
-        print(save_workspace(args.project or ""))
-        return 0
-    with count_bar("runs") as on_run:
-        say(f"{sync(args.runs, args.project, on_run)} runs are in W&B")
-    return 0
-
-
-def doctor(args: argparse.Namespace) -> int:
-    """Say what this machine has (cores, accelerator, disk, W&B login, extras) and what that means."""
-    from hptransfer.doctor import examine
-    from hptransfer.tables import table as lay_out
-
-    print(lay_out(examine(Path(args.runs))))
-    return 0
-
-
-def schema(args: argparse.Namespace) -> int:
-    """Print the JSON Schema of a run config."""
-    from hptransfer.config import run_schema
-
-    print(run_schema(), end="")
-    return 0
-
-
-def quickstart(args: argparse.Namespace) -> int:
-    """The main job on real text: proxy sweep, law, tuned target, target runs, report."""
-    from hptransfer.quickstart import quickstart as run
-
-    print(run(Path(args.runs), workers=args.workers, overrides=args.overrides))
-    return 0
-
-
 def parser() -> argparse.ArgumentParser:
     """All verbs; a verb's help is its function's docstring."""
     root = argparse.ArgumentParser(prog="hptransfer", description="Tune small, train big, with evidence.")
-    verbs = root.add_subparsers(dest="verb", metavar="VERB", required=True)
+    subparsers = root.add_subparsers(dest="verb", metavar="VERB", required=True)
 
     def verb(action: Callable[[argparse.Namespace], int], *options: tuple[Any, ...], overrides: bool = False) -> None:
         about = (action.__doc__ or "").strip()
-        added = verbs.add_parser(
+        added = subparsers.add_parser(
             action.__name__, help=about, description=about, allow_abbrev=False, epilog=OVERRIDES if overrides else None
         )
         added.set_defaults(action=action, takes_overrides=overrides)
@@ -241,11 +43,11 @@ def parser() -> argparse.ArgumentParser:
     )
     batch = ("--batch-tokens", {"type": float, "metavar": "B", "help": "fix the batch; lr moves with it"})
 
-    verb(train, config, runs, overrides=True)
-    verb(explain, config, as_json, overrides=True)
-    verb(export, config, output, overrides=True)
+    verb(verbs.train, config, runs, overrides=True)
+    verb(verbs.explain, config, as_json, overrides=True)
+    verb(verbs.export, config, output, overrides=True)
     verb(
-        table,
+        verbs.table,
         ("name", {}),
         ("optimizer", {"nargs": "?", "help": "adamw, sgd or muon (default: the first it has rows for)"}),
     )
@@ -253,7 +55,7 @@ def parser() -> argparse.ArgumentParser:
     seed = ("--seed", {"type": int, "default": 0, "help": "of a random sweep's draws"})
     design = ("--design", {"choices": ("random", "qmc"), "default": "random", "help": "how a random sweep draws"})
     verb(
-        sweep,
+        verbs.sweep,
         sweep_file,
         runs,
         workers,
@@ -262,12 +64,13 @@ def parser() -> argparse.ArgumentParser:
         ("--dry-run", {"action": "store_true", "help": "list the runs and their cost"}),
         ("--retry-failed", {"action": "store_true", "help": "run failed runs again"}),
         ("--timeout", {"type": float, "metavar": "SECONDS", "help": "of one local trial"}),
+        ("--trials-per-device", {"type": int, "default": 1, "metavar": "K", "help": "on each accelerator at a time"}),
         ("--executor", {"default": "local", "help": "local (default), slurm or ray"}),
         ("--option", {"action": "append", "default": [], "metavar": "KEY=V", "help": "for the executor; repeatable"}),
     )
-    verb(status, sweep_file, runs, workers, seed, design)
+    verb(verbs.status, sweep_file, runs, workers, seed, design, as_json)
     verb(
-        check,
+        verbs.check,
         config,
         ("--width", {"type": sizes, "metavar": "N,N,...", "help": "widths to compare"}),
         ("--depth", {"type": sizes, "metavar": "N,N,...", "help": "depths to compare"}),
@@ -279,10 +82,17 @@ def parser() -> argparse.ArgumentParser:
         as_json,
         overrides=True,
     )
-    verb(fit, records, output, ("--pool", {"action": "store_true", "help": "pool runs of different recipes"}))
     verb(
-        predict,
-        laws,
+        verbs.fit,
+        records,
+        output,
+        ("--pool", {"action": "store_true", "help": "pool runs of different recipes"}),
+        ("--map", {"action": "append", "default": [], "metavar": "OURS=THEIRS", "help": "a CSV's column; repeatable"}),
+    )
+    verb(
+        verbs.predict,
+        ("laws", {"nargs": "?", "help": "laws file (YAML); none with --law"}),
+        ("--law", {"metavar": "NAME", "help": "a published law instead (hptransfer laws list)"}),
         ("--params", {"type": float, "metavar": "N", "help": "non-embedding parameters"}),
         ("--tokens", {"type": float, "metavar": "D"}),
         ("--config", {"metavar": "CONFIG", "help": "take the size from a run config"}),
@@ -290,18 +100,42 @@ def parser() -> argparse.ArgumentParser:
         as_json,
         overrides=True,
     )
-    verb(transfer, laws, ("target", {"help": "the target's run config"}), output, batch, overrides=True)
-    verb(report, records, ("--laws", {"metavar": "FILE"}), output)
     verb(
-        wandb,
+        verbs.laws,
+        ("what", {"choices": ("list", "show")}),
+        ("name", {"nargs": "?", "help": "of a published law, for show"}),
+    )
+    verb(verbs.compare, laws, records)
+    verb(
+        verbs.ladder,
+        ("--target", {"required": True, "metavar": "CONFIG", "dest": "config", "help": "the target's run config"}),
+        ("--budget", {"required": True, "type": percent, "metavar": "P%", "help": "of the FLOPs of the target's run"}),
+        ("--batch", {"action": "store_true", "help": "sweep lr and batch together"}),
+        output,
+        overrides=True,
+    )
+    verb(verbs.transfer, laws, ("target", {"help": "the target's run config"}), output, batch, overrides=True)
+    verb(verbs.report, records, ("--laws", {"metavar": "FILE"}), output)
+    verb(
+        verbs.wandb,
         ("what", {"choices": ("sync", "workspace")}),
         ("runs", {"nargs": "*", "default": ["runs"], "metavar": "RUNS", "help": "for sync (default: runs)"}),
         ("--project", {"metavar": "ENTITY/PROJECT"}),
     )
-    verb(doctor, runs)
-    verb(schema)
-    verb(quickstart, runs, workers, overrides=True)
+    verb(verbs.doctor, runs)
+    verb(verbs.schema)
+    verb(verbs.quickstart, runs, workers, overrides=True)
     return root
+
+
+def sizes(text: str) -> list[int]:
+    """`64,128,256` as numbers."""
+    return [int(part) for part in text.split(",")]
+
+
+def percent(text: str) -> float:
+    """`5%` as a fraction."""
+    return float(text.removesuffix("%")) / 100
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -338,61 +172,3 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _interrupt(signum: int, frame: Any) -> None:
     """SIGTERM (a scheduler's preemption, say) is taken as Ctrl-C: a checkpoint, then out."""
     raise KeyboardInterrupt
-
-
-def say(line: str) -> None:
-    """To the user, beside the output."""
-    print(f"hptransfer: {line}", file=sys.stderr)
-
-
-def _show(loss: float | None) -> str:
-    return "not finite" if loss is None else f"{loss:.4f}"
-
-
-@contextmanager
-def step_bar(label: str) -> Iterator[Callable[[Any], None]]:
-    """A progress bar over the steps of one run; silent where stderr is no terminal."""
-    from tqdm import tqdm
-
-    with tqdm(desc=label, unit="step", disable=None, dynamic_ncols=True) as bar:
-
-        def on_step(step: Any) -> None:
-            bar.total = step.steps
-            bar.set_postfix(loss=f"{step.loss:.3f}", refresh=False)
-            bar.update(step.step - bar.n)
-
-        yield on_step
-
-
-def sizes(text: str) -> list[int]:
-    """`64,128,256` as numbers."""
-    return [int(part) for part in text.split(",")]
-
-
-@contextmanager
-def count_bar(unit: str) -> Iterator[Callable[[int, int], None]]:
-    """A progress bar over things that are done one after the other."""
-    from tqdm import tqdm
-
-    with tqdm(unit=unit, disable=None, leave=False, dynamic_ncols=True) as bar:
-
-        def on_one(done: int, total: int) -> None:
-            bar.total = total
-            bar.update(done - bar.n)
-
-        yield on_one
-
-
-@contextmanager
-def data_bar() -> Iterator[Callable[[str, int, int], None]]:
-    """A progress bar over the building of a corpus."""
-    from tqdm import tqdm
-
-    with tqdm(unit="B", unit_scale=True, disable=None, leave=False, dynamic_ncols=True) as bar:
-
-        def on_data(what: str, done: int, total: int) -> None:
-            bar.set_description(what, refresh=False)
-            bar.total = total
-            bar.update(done - bar.n)
-
-        yield on_data

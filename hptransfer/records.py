@@ -268,11 +268,16 @@ def _recipe_value(value: Any) -> str | float:
         return str(value)
 
 
-def read_rows(paths: Sequence[Path | str], warn: Any = None) -> list[Row]:
-    """All ended runs of run folders, folders of runs and CSV files, each once; `warn(text)` hears what was left out."""
-    say = warn or (lambda text: None)
+def read_rows(paths: Sequence[Path | str], warn: Any = None, columns: Mapping[str, str] | None = None) -> list[Row]:
+    """All ended runs of run folders, folders of runs and CSV files, each once; `warn(text)` hears what was left out.
+
+    `columns` maps a name of ours to a CSV's own: {"lr": "learning_rate"}.
+    """
+    say, theirs = warn or (lambda text: None), columns or {}
     rows = [
-        row for path in map(Path, paths) for row in (_csv_rows(path, say) if path.is_file() else _run_rows(path, say))
+        row
+        for path in map(Path, paths)
+        for row in (_csv_rows(path, say, theirs) if path.is_file() else _run_rows(path, say))
     ]
     if not rows:
         raise UserError(f"{', '.join(map(str, paths))}: no ended run in it")
@@ -287,12 +292,12 @@ def _run_rows(folder: Path, say: Any) -> Iterable[Row]:
     return rows
 
 
-def _csv_rows(path: Path, say: Any) -> Iterable[Row]:
+def _csv_rows(path: Path, say: Any, theirs: Mapping[str, str]) -> Iterable[Row]:
     """The rows of a CSV with at least the columns `REQUIRED`; unknown columns are named, then ignored."""
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file)
-            columns = [str(column) for column in reader.fieldnames or []]
+            columns = _renamed(reader, theirs, path)
             lines = [(reader.line_num, values) for values in reader]
     except (OSError, UnicodeDecodeError, csv.Error) as problem:
         raise UserError(f"{path}: cannot read: {problem}") from None
@@ -306,3 +311,16 @@ def _csv_rows(path: Path, say: Any) -> Iterable[Row]:
     if ignored := [column for column in columns if column not in known]:
         say(f"{path}: ignored columns: {', '.join(ignored)}")
     return [row_of(values, f"{path}:{line}") for line, values in lines]
+
+
+def _renamed(reader: "csv.DictReader[str]", theirs: Mapping[str, str], path: Path) -> list[str]:
+    """The CSV's columns under our names; UserError for a mapping of what is not there."""
+    known, columns = [*NUMBERS, "status", *RECIPE], [str(column) for column in reader.fieldnames or []]
+    for ours, column in theirs.items():
+        if ours not in known:
+            raise UserError(f"--map {ours}={column}: {ours!r} is no column of ours{did_you_mean(ours, known)}")
+        if column not in columns:
+            raise UserError(f"{path}: --map {ours}={column}: no such column{did_you_mean(column, columns)}")
+    ours_of = {column: ours for ours, column in theirs.items()}
+    reader.fieldnames = [ours_of.get(column, column) for column in columns]
+    return list(reader.fieldnames)

@@ -71,11 +71,13 @@ def reaching_wandb(what: str) -> Iterator[None]:
         raise UserError(f"W&B: {what}: {reason}") from problem
 
 
-def rows_from(sources: Sequence[Path | str], warn: Say | None = None) -> list[Row]:
-    """Rows from run folders, CSV files and, as `wandb:entity/project`, W&B projects."""
+def rows_from(
+    sources: Sequence[Path | str], warn: Say | None = None, columns: Mapping[str, str] | None = None
+) -> list[Row]:
+    """Rows from run folders, CSV files (`columns` maps our names to theirs) and, as `wandb:entity/project`, W&B."""
     projects = [str(source) for source in sources if str(source).startswith(PREFIX)]
     local = [source for source in sources if str(source) not in projects]
-    rows = read_rows(local, warn) if local else []
+    rows = read_rows(local, warn, columns) if local else []
     return [*rows, *(row for name in projects for row in rows_from_wandb(name.removeprefix(PREFIX), warn))]
 
 
