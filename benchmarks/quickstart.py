@@ -15,7 +15,7 @@ from hptransfer.quickstart import quickstart
 from hptransfer.records import Row, read_rows
 
 ROOT = Path(__file__).parent.parent
-COLUMNS = ("width", "depth", "params", "tokens", "batch_tokens", "lr", "weight_decay", "seed", "status", "loss", "flops")
+COLUMNS = ("width", "depth", "params", "tokens", "batch_tokens", "lr", "weight_decay", "status", "loss", "flops")
 
 
 def main() -> None:

@@ -128,6 +128,7 @@ class Trainer:
             self.forward = torch.compile(self.model)
         self.optimizer = build_optimizer(self.model, plan)
         self.diagnostics = Diagnostics(self.model, plan)
+        self.flops_per_token = plan.flops_per_token
         self.watch = Watch(plan.steps)
         self.step = 0
         self.seconds = 0.0
@@ -229,7 +230,7 @@ class Trainer:
         elif self.step % config.log_every and not last and not watched:
             return
         tokens = self.step * self.plan.batch_tokens
-        line = {"step": self.step, "tokens": tokens, "flops": tokens * self.plan.flops_per_token, **values, **watched}
+        line = {"step": self.step, "tokens": tokens, "flops": tokens * self.flops_per_token, **values, **watched}
         self.metrics.write(line)
         self.tracker.log(line)
 
@@ -270,7 +271,7 @@ class Trainer:
             "tokens_seen": tokens_seen,
             "epochs": tokens_seen / self.data.train_tokens,
             "eval_tokens": self._validation_sequences() * self.plan.config.data.seq_len,
-            "flops": tokens_seen * self.plan.flops_per_token,
+            "flops": tokens_seen * self.flops_per_token,
             "seconds": self._elapsed(),
             **dict.fromkeys(records.RECIPE),  # sp has no base: null
             **records.recipe(self.plan.config, self.data.fingerprint),

@@ -80,7 +80,7 @@ OTHER: dict[str, dict[str, Any]] = {
         "eval_tokens": 64,
         "eval_every": 2,
         "log_every": 2,
-        "watch_every": 7, "watch_every": 7,
+        "watch_every": 7,
         "device": "cuda",
         "threads": 2,
         "checkpoint_seconds": 1,
