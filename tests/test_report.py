@@ -138,7 +138,7 @@ def test_numbers_of_the_headline_and_of_the_cells(page: Page) -> None:
         (["1e6,1e7,0.1,4096,2.8", "1e6,1e7,0.2,4096,2.9"], "lowest one tried in 1 M params, 10 M tokens"),
         (["1e6,1e7,0.1,4096,2.8", "1e6,1e7,0.2,4096,2.9"], "Fewer than 4 learning rates"),
         (["1e6,1e7,0.1,4096,2.8"], "A single learning rate"),
-        (["1e6,1e7,0.1,4096,nan", "1e6,1e7,0.2,4096,"], "No run finished: there is nothing to recommend"),
+        (["1e6,1e7,0.1,4096,nan", "1e6,1e7,0.2,4096,nan"], "No run finished: there is nothing to recommend"),
         (
             ["1e6,1e7,0.1,4096,2.8", "1e6,1e7,0.1,4096,2.9"],
             "2 runs share shape, budget, lr, batch, weight decay and seed",

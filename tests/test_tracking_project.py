@@ -117,7 +117,7 @@ class TestErrors:
     def test_nothing_to_sync(self, tmp_path: Path) -> None:
         with pytest.raises(UserError, match="no ended run"):
             sync([tmp_path])
-        with pytest.raises(UserError, match="no such folder"):
+        with pytest.raises(UserError, match="no such file or folder"):
             sync([tmp_path / "missing"])
 
     def test_malformed_project(self, tmp_path: Path) -> None:

@@ -221,8 +221,8 @@ def share(parameter: Parameter, value: float) -> float | None:
     """The inverse of `quantile`: the middle of all u that give `value`; None where none does."""
     low = _first(lambda u: parameter.quantile(u) >= value)
     high = _first(lambda u: parameter.quantile(u) > value)
-    middle = (low + high) / 2
-    return middle if middle < 1 and math.isclose(parameter.quantile(middle), value, rel_tol=1e-9) else None
+    middle = min((low + high) / 2, math.nextafter(1.0, 0.0))
+    return middle if math.isclose(parameter.quantile(middle), value, rel_tol=1e-9) else None
 
 
 def _first(reached: Callable[[float], bool]) -> float:
