@@ -425,7 +425,8 @@ class Tracking(Section):
     group: str | None = None
     """Default: the sweep's name."""
     name: str | None = None
-    job_type: str = "train"
+    job_type: str | None = None
+    """Default: proxy for the runs of a sweep, target for a config that transfer has written, else train."""
     tags: list[str] = []
 
 

@@ -66,7 +66,7 @@ def transfer(laws: Laws, target: RunConfig, batch_tokens: float | None = None) -
     reasons["train.batch_tokens"] = f"{why}; in whole sequences"
     _with_batch(laws, target, batch, moved, reasons)
     reasons["schedule.warmup"] = "a fraction of the run, as in the runs: it grows with the run"
-    sections: dict[str, dict[str, Any]] = {}
+    sections: dict[str, dict[str, Any]] = {"tracking": {"job_type": target.tracking.job_type or "target"}}
     for path, value in moved.items():
         section, key = path.split(".")
         sections.setdefault(section, {})[key] = value

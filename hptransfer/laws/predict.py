@@ -23,6 +23,8 @@ REGRET_DRAWS = 500
 REFUSED = ("parametrization", "optimizer", "base_width", "base_depth")
 """Parts of a recipe that a law does not survive."""
 SEED = 0
+FURTHEST = math.log(2)
+"""How far, in ln, a recommendation may lie from the fitted optimum."""
 
 
 @dataclass(frozen=True)
@@ -102,7 +104,7 @@ def predict(
     loss = None
     if laws.loss is not None:
         middle, low, high = laws.loss.predict(params, tokens)
-        loss = Estimate(middle * (1 + regret.get("expected", 0.0)), low, high, middle)
+        loss = Estimate(min(middle * (1 + regret.get("expected", 0.0)), high), low, high, middle)
     return Prediction(
         estimates["lr"],
         estimates["batch_tokens"],
@@ -148,7 +150,10 @@ def expected_regret(believed: Posterior, x: Floats) -> Floats:
 
 
 def recommend(believed: Posterior, start: Floats, fixed: frozenset[str]) -> Floats:
-    """The point of least expected regret: each free coordinate in turn on a grid that closes in, a few rounds."""
+    """The point of least expected regret: each free coordinate in turn on a grid that closes in, a few rounds.
+
+    At most FURTHEST from the fitted optimum: what would ask for more is the tail of a posterior that knows nothing.
+    """
     x = start.copy()
     sd = believed.optimum.std(0)
     for shrink in (2.0, 1.0, 0.5, 0.2, 0.05, 0.02):
@@ -156,6 +161,7 @@ def recommend(believed: Posterior, start: Floats, fixed: frozenset[str]) -> Floa
             if name not in fixed:
                 trial = np.tile(x, (15, 1))
                 trial[:, j] += np.linspace(-1, 1, 15) * shrink * min(float(sd[j]), 3.0)
+                trial[:, j] = np.clip(trial[:, j], start[j] - FURTHEST, start[j] + FURTHEST)
                 x = trial[int(np.argmin(expected_regret(believed, trial)))]
     return x
 

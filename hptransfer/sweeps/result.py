@@ -9,6 +9,7 @@ from typing import Any
 from hptransfer.sweeps.progress import expected_flops, progress, seconds_left, state
 from hptransfer.sweeps.search import Search
 from hptransfer.sweeps.trials import Run
+from hptransfer.tables import duration, table
 
 
 @dataclass(frozen=True)
@@ -144,14 +145,6 @@ def show(value: Any) -> str:
     return str(value)
 
 
-def duration(seconds: float) -> str:
-    """12 s, 3 min, 5.2 h."""
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
-
-
 def _columns(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """Lines of a table, columns aligned."""
-    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
-    return ["  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in (header, *rows)]
+    """Lines of a table."""
+    return table([dict(zip(header, row, strict=True)) for row in rows]).splitlines()

@@ -72,6 +72,7 @@ def _tracking(sweep: Sweep, config: RunConfig) -> dict[str, Any]:
         "group": tracking.group or sweep.name,
         "project": sweep.config.project or tracking.project,
         "entity": sweep.config.entity or tracking.entity,
+        "job_type": tracking.job_type or "proxy",
     }
 
 

@@ -104,7 +104,7 @@ def init(tracking: Tracking, folder: Path, mode: Mode, patience: float, **more: 
         dir=str(folder),
         name=tracking.name,
         group=tracking.group or sweep,
-        job_type=tracking.job_type,
+        job_type=tracking.job_type or "train",
         tags=tracking.tags,
         reinit="create_new",
         settings=_settings(patience),
