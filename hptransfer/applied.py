@@ -11,7 +11,7 @@ from hptransfer.errors import UserError, did_you_mean
 from hptransfer.optimizers import GROUPS
 
 if TYPE_CHECKING:
-    from hptransfer.scaling import TensorPlan
+    from hptransfer.plan import TensorPlan
 
 INSERTED = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
 """What torch.compile, FSDP1 and activation checkpointing put into the names of parameters."""

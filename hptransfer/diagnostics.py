@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from hptransfer.observing import LOGITS, SCORES, STREAM_OUT, observe, rms
-from hptransfer.scaling import Plan
+from hptransfer.plan import Plan
 
 MOST_SEQUENCES = 8
 """Sequences looked at: their activations are all kept at once."""

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from hptransfer.scaling import Plan, TensorPlan
+from hptransfer.plan import Plan, TensorPlan
 from hptransfer.tables import amount, table
 
 

@@ -11,8 +11,9 @@ from torch import nn
 from hptransfer.applied import draw_into, grouped, named_groups
 from hptransfer.config import RunConfig
 from hptransfer.errors import UserError
+from hptransfer.plan import Plan, TensorPlan
 from hptransfer.records import read_json
-from hptransfer.scaling import Plan, TensorPlan, resolve
+from hptransfer.scaling import resolve
 
 if TYPE_CHECKING:
     from hptransfer.foreign import Parametrized

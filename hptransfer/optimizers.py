@@ -9,7 +9,7 @@ import torch
 from hptransfer.sections import SGD, AdamW, Muon, OptimizerConfig
 
 if TYPE_CHECKING:
-    from hptransfer.scaling import TensorPlan
+    from hptransfer.plan import TensorPlan
 
 Group = dict[str, Any]
 

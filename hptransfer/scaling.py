@@ -1,7 +1,7 @@
 """From a run config to a plan: every number of every tensor, the budget and the cost, before any compute is spent."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping
+from dataclasses import replace
 from fnmatch import fnmatchcase
 from functools import lru_cache
 from math import prod
@@ -12,7 +12,6 @@ from torch import nn
 
 from hptransfer.applied import draw_into, grouped
 from hptransfer.config import DEFAULT_TOKENS_PER_PARAM, RunConfig
-from hptransfer.cost import Cost, cost_per_sequence
 from hptransfer.errors import UserError, did_you_mean
 from hptransfer.modelfile import ModelFile, find_model, has_heads
 from hptransfer.optimizers import Together, make, quoted
@@ -25,138 +24,9 @@ from hptransfer.parametrization import (
     most_specific,
     rule,
 )
+from hptransfer.plan import NOT_COUNTED, Plan, TensorPlan, key_of
 from hptransfer.sections import OptimizerConfig, Parametrization
 from hptransfer.shapes import Shape
-
-NOT_COUNTED = ("embedding.token", "embedding.position", "readout")
-"""Roles left out of the non-embedding parameter count."""
-
-
-@dataclass(frozen=True)
-class TensorPlan:
-    """One parameter tensor, with its numbers as applied."""
-
-    name: str
-    shape: tuple[int, ...]
-    role: str
-    init_mean: float
-    init_std: float
-    multiplier: float
-    lr: float
-    eps: float
-    weight_decay: float
-    betas: tuple[float, ...]
-    optimizer: str
-
-    @property
-    def size(self) -> int:
-        """Number of parameters."""
-        return prod(self.shape)
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What a run config means once resolved."""
-
-    config: RunConfig
-    """With every default that follows from others filled in; resolving it again changes nothing."""
-    tensors: tuple[TensorPlan, ...]
-    multipliers: Multipliers
-    """As applied; `output` is the tuned factor alone, the readout's own factor is its tensor's `multiplier`."""
-    params: int
-    """Non-embedding: all but token and position embeddings and readout."""
-    params_total: int
-
-    @property
-    def tokens(self) -> int:
-        """The budget asked for."""
-        assert self.config.train.tokens is not None
-        return self.config.train.tokens
-
-    @property
-    def batch_tokens(self) -> int:
-        """Tokens per optimizer step."""
-        return self.config.batch_tokens
-
-    @property
-    def steps(self) -> int:
-        """Optimizer steps: the nearest whole number to the budget."""
-        return max(1, round(self.tokens / self.batch_tokens))
-
-    @property
-    def sequences(self) -> int:
-        """Sequences per optimizer step."""
-        return self.batch_tokens // self.config.data.seq_len
-
-    @property
-    def micro_batch(self) -> int:
-        """Sequences per forward pass."""
-        return min(self.config.train.micro_batch or self.sequences, self.sequences)
-
-    @property
-    def cost(self) -> Cost:
-        """FLOPs and memory of one sequence."""
-        return cost_per_sequence(find_model(self.config.model.name), _key(self.config.shape))
-
-    @property
-    def flops_per_token(self) -> float:
-        """Forward and backward."""
-        return self.cost.flops / self.config.data.seq_len
-
-    @property
-    def flops(self) -> float:
-        """Of the whole run."""
-        return self.flops_per_token * self.steps * self.batch_tokens
-
-    @property
-    def memory(self) -> int:
-        """Estimated bytes at peak: weights, gradients, optimizer state (float32), activations of one micro-batch."""
-        copies = 4 if self.config.optimizer.name == "adamw" else 3
-        return 4 * copies * self.params_total + self.cost.activation_bytes * self.micro_batch
-
-    @property
-    def hidden(self) -> TensorPlan:
-        """The tensor whose lr and weight decay a record quotes as applied."""
-        return first_hidden(self.tensors)
-
-    @property
-    def facts(self) -> dict[str, float]:
-        """What a run record says of the run before it has begun: sizes, base and as-applied values."""
-        return {
-            "params": self.params,
-            "params_total": self.params_total,
-            "tokens": self.tokens,
-            "batch_tokens": self.batch_tokens,
-            "steps": self.steps,
-            "lr": self.config.optimizer.lr,
-            "weight_decay": self.config.optimizer.weight_decay,
-            "lr_hidden": self.hidden.lr,
-            "weight_decay_hidden": self.hidden.weight_decay,
-            "width": self.config.model.width,
-            "depth": self.config.model.depth,
-            "seed": self.config.train.seed,
-        }
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain data for `explain --json`."""
-        return {
-            "tensors": [{k: v for k, v in asdict(t).items() if k != "init_mean"} for t in self.tensors],
-            "multipliers": asdict(self.multipliers),
-            "params": self.params_total,
-            "params_non_embedding": self.params,
-            "tokens": self.tokens,
-            "steps": self.steps,
-            "batch_tokens": self.batch_tokens,
-            "flops": self.flops,
-            "memory_bytes": self.memory,
-            "config": self.config.to_dict(),
-        }
-
-
-def first_hidden(tensors: Sequence[TensorPlan]) -> TensorPlan:
-    """The first hidden matrix inside a residual branch."""
-    hidden = [tensor for tensor in tensors if tensor.role.startswith("hidden")]
-    return next((tensor for tensor in hidden if not tensor.role.startswith("hidden.outer")), tensors[0])
 
 
 def resolve(config: RunConfig) -> Plan:
@@ -229,7 +99,7 @@ def assign_roles(names: list[str], patterns: Mapping[str, str], model: str) -> d
 def _shapes_and_roles(config: RunConfig) -> tuple[Mapping[str, tuple[int, ...]], dict[str, str]]:
     """Dimensions and role of every parameter."""
     model = find_model(config.model.name)
-    shapes = tensor_shapes(model, _key(config.shape))
+    shapes = tensor_shapes(model, key_of(config.shape))
     roles = assign_roles(list(shapes), model.roles, model.file)
     check_role_keys(config.parametrization, set(roles.values()), config.model.name)
     return shapes, roles
@@ -238,7 +108,7 @@ def _shapes_and_roles(config: RunConfig) -> tuple[Mapping[str, tuple[int, ...]],
 def _tensor_plans(
     config: RunConfig, shapes: Mapping[str, tuple[int, ...]], roles: Mapping[str, str], run: Ratios
 ) -> tuple[TensorPlan, ...]:
-    base_shapes = tensor_shapes(find_model(config.model.name), _key(config.base_shape))
+    base_shapes = tensor_shapes(find_model(config.model.name), key_of(config.base_shape))
     return tuple(
         tensor_plan(
             config.parametrization,
@@ -357,11 +227,6 @@ def _attention(config: RunConfig) -> float:
     scheme, head_dim = SCHEMES[config.parametrization.name], config.shape.head_dim
     base = config.base_shape.head_dim if scheme.needs else head_dim if scheme.attention == 0.5 else 1
     return attention_scale(config.parametrization.name, head_dim, base)
-
-
-def _key(shape: Shape) -> tuple[tuple[str, Any], ...]:
-    """A shape as something that can be hashed."""
-    return tuple(sorted(vars(shape).items()))
 
 
 @lru_cache(maxsize=256)

@@ -25,7 +25,8 @@ from hptransfer.foreign import parametrize
 from hptransfer.loading import Source, validate
 from hptransfer.optimizers import make
 from hptransfer.parametrization import FAMILIES, SCHEMES
-from hptransfer.scaling import TensorPlan, build, resolve
+from hptransfer.plan import TensorPlan
+from hptransfer.scaling import build, resolve
 
 TOKENS, BATCH_TOKENS = 6400, 64
 Config = Mapping[str, Any]

@@ -21,8 +21,9 @@ from hptransfer.divergence import Watch
 from hptransfer.errors import UserError
 from hptransfer.files import make_folder, replacing, write_atomic
 from hptransfer.interrupts import held
+from hptransfer.plan import Plan
 from hptransfer.records import Metrics, Record
-from hptransfer.scaling import Plan, build, build_optimizer, resolve
+from hptransfer.scaling import build, build_optimizer, resolve
 from hptransfer.schedules import factor, progress
 from hptransfer.tables import amount
 

@@ -24,7 +24,8 @@ from hptransfer.coordcheck.sizes import at_size, default_widths
 from hptransfer.data import open_data
 from hptransfer.errors import UserError
 from hptransfer.observing import observe, pattern, rms
-from hptransfer.scaling import Plan, TensorPlan, build, resolve
+from hptransfer.plan import Plan, TensorPlan
+from hptransfer.scaling import build, resolve
 from models.gpt import rope_tables
 
 SIZES = (32, 64, 128, 256)

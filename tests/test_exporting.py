@@ -19,8 +19,9 @@ from hptransfer.applied import planned_name
 from hptransfer.cli import main
 from hptransfer.errors import UserError
 from hptransfer.exporting import export, initialise, param_groups
+from hptransfer.plan import Plan
 from hptransfer.records import write_json
-from hptransfer.scaling import Plan, build, resolve
+from hptransfer.scaling import build, resolve
 from hptransfer.scaling import param_groups as own_groups
 
 BIG = {"width": 64, "depth": 4}

@@ -15,7 +15,8 @@ from hptransfer.errors import UserError
 from hptransfer.foreign import Parametrized, parametrize
 from hptransfer.foreign.folding import absorb
 from hptransfer.parametrization import SCHEMES, Multipliers
-from hptransfer.scaling import Plan, build, build_optimizer, resolve
+from hptransfer.plan import Plan
+from hptransfer.scaling import build, build_optimizer, resolve
 from models import gpt, mlp
 
 OPTIMIZERS = {

@@ -17,7 +17,8 @@ from torch import nn
 from hptransfer.config import RunConfig
 from hptransfer.errors import UserError
 from hptransfer.parametrization import SCHEMES, Multipliers, Ratios
-from hptransfer.scaling import Plan, assign_roles, build, build_optimizer, param_groups, ratios_of, resolve
+from hptransfer.plan import Plan
+from hptransfer.scaling import assign_roles, build, build_optimizer, param_groups, ratios_of, resolve
 from models import gpt
 
 RICH = {"norm": "rmsnorm", "activation": "swiglu", "positions": "rope", "qk_norm": True, "kv_heads": 1}

@@ -20,7 +20,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 import hptransfer
 from hptransfer.foreign import Parametrized
-from hptransfer.scaling import Plan, build, resolve
+from hptransfer.plan import Plan
+from hptransfer.scaling import build, resolve
 
 STEPS, SEQUENCES, LENGTH, VOCABULARY = 4, 4, 8, 256
 

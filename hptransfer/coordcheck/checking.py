@@ -28,7 +28,8 @@ from hptransfer.coordcheck.running import Job, OnRun, run_all
 from hptransfer.coordcheck.sizes import DEPTHS, at_size, default_widths, refuse
 from hptransfer.data import Progress, open_data
 from hptransfer.observing import pattern
-from hptransfer.scaling import Plan, resolve
+from hptransfer.plan import Plan
+from hptransfer.scaling import resolve
 
 Key = tuple[Axis, int, int]
 """(axis, size, seed) of a run."""

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from hptransfer.data import Batch, Data
 from hptransfer.observing import Activations, observe, rms
 from hptransfer.optimizers import Together
-from hptransfer.scaling import Plan, build, build_optimizer
+from hptransfer.plan import Plan
+from hptransfer.scaling import build, build_optimizer
 
 SEQ_LEN = 128
 """Longest sequence taken: long enough for attention to matter, short enough for a laptop."""

@@ -15,7 +15,7 @@ import torch
 from hptransfer.coordcheck.measuring import Measurement, measure
 from hptransfer.data import open_data
 from hptransfer.errors import UserError
-from hptransfer.scaling import Plan
+from hptransfer.plan import Plan
 
 STEP_TOKENS = 512
 """Tokens of a step: with three seeds the standard errors of slopes are well below the verdicts' margin."""

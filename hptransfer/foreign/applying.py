@@ -17,7 +17,8 @@ from hptransfer.foreign.roles import Placed, place_all
 from hptransfer.foreign.stream import refuse_growing_embeddings
 from hptransfer.loading import Source, validate
 from hptransfer.parametrization import SCHEMES, Ratios
-from hptransfer.scaling import TensorPlan, check_role_keys, ratios_of, tensor_plan
+from hptransfer.plan import TensorPlan
+from hptransfer.scaling import check_role_keys, ratios_of, tensor_plan
 from hptransfer.sections import AdamW, OptimizerConfig, Parametrization, Section
 
 

@@ -22,7 +22,7 @@ from torch import nn
 from hptransfer.errors import UserError
 from hptransfer.foreign.branches import Branches
 from hptransfer.foreign.roles import Placed
-from hptransfer.scaling import TensorPlan
+from hptransfer.plan import TensorPlan
 from hptransfer.sections import Factors
 
 

@@ -12,7 +12,7 @@ from hptransfer.foreign.branches import Branches
 from hptransfer.foreign.growth import Growth
 from hptransfer.foreign.roles import Placed
 from hptransfer.optimizers import Together, make
-from hptransfer.scaling import NOT_COUNTED, TensorPlan, first_hidden
+from hptransfer.plan import NOT_COUNTED, TensorPlan, first_hidden
 from hptransfer.sections import OptimizerConfig, Parametrization
 from hptransfer.tables import table
 
