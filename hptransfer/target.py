@@ -180,10 +180,11 @@ def to_text(prediction: Prediction) -> str:
     ]
     beyond = ", ".join(f"{name} {value:.2f}" for name, value in prediction.decades_beyond_data.items())
     reach = "inside" if prediction.in_range else "OUTSIDE of"
+    distance = f"decades beyond the data: {beyond}; {reach} what leaving out the largest size has validated"
     return "\n".join(
         [
             table(lines),
-            f"decades beyond the data: {beyond}; {reach} what leaving out the largest size has validated",
+            *([distance] if beyond else []),
             *(f"warning: {warning}" for warning in prediction.warnings),
         ]
     )
