@@ -9,7 +9,7 @@ from typing import Any
 
 from hptransfer.records import Record, Row
 
-NOT_WATCHED = ("step", "tokens", "lr")
+NOT_WATCHED = ("step", "tokens", "flops", "lr")
 """Numbers in metrics.jsonl that say where a step stands rather than how it went."""
 
 

@@ -11,7 +11,7 @@ from matplotlib.ticker import LogLocator, NullFormatter
 
 from hptransfer.figures.cells import Cell, anchor, cells_of
 from hptransfer.figures.curves import Curve
-from hptransfer.figures.style import drawing, legend_handle, panels, power_of_two, some
+from hptransfer.figures.style import drawing, legend_handle, panels, some
 from hptransfer.figures.valleys import cell_colours, size_of
 from hptransfer.records import Row
 from hptransfer.tables import amount
@@ -36,7 +36,7 @@ def training_curves(rows: Sequence[Row], curves: Mapping[str, Curve]) -> Figure 
         for axis in axes[:: min(3, len(axes))]:
             axis.set_ylabel("training loss")
         axes[0].set_ylim(*_range(shown, curves))
-        handles = [legend_handle("", f"lr {power_of_two(math.log2(lr))}", _colour(lr, lrs), "-") for lr in some(lrs, 9)]
+        handles = [legend_handle("", f"lr {lr:.3g}", _colour(lr, lrs), "-") for lr in some(lrs, 9)]
         figure.legend(handles=handles, loc="outside lower center", ncols=9)
     return figure
 

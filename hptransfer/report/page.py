@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
@@ -22,6 +23,8 @@ from hptransfer.report.facts import Flat, config_of, factor, result_of, thin_num
 from hptransfer.report.findings import Finding, findings, law_findings
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from hptransfer.laws import Laws
 
 POINTS = 150
@@ -95,8 +98,21 @@ def _figures(rows: Sequence[Row], laws: "Laws | None", curves: Mapping[str, Curv
         "predicted": figures.predicted_against_measured(rows, laws) if laws else None,
         "training": figures.training_curves(rows, curves),
         "stability": figures.stability(rows, curves),
+        **(_figures_of_fit(rows, laws) if laws else {}),
     }
     return {name: figures.to_svg(figure, name) for name, figure in drawn.items() if figure is not None}
+
+
+def _figures_of_fit(rows: Sequence[Row], laws: "Laws") -> dict[str, "Figure | None"]:
+    """The fit against the runs of its own cells; nothing where they are not here, or no cell has two lrs."""
+    from hptransfer.laws.figures import residuals, valley_contours
+
+    sizes = {(one.cell.params, one.cell.width, one.cell.depth) for one in laws.cells}
+    ours = [row for row in rows if (row.params, row.width, row.depth) in sizes and not laws.differences(row.recipe)]
+    swept = {(row.params, row.tokens): {other.lr for other in ours if other.params == row.params} for row in ours}
+    if not any(len(lrs) > 1 for lrs in swept.values()) or not any(math.isfinite(row.loss) for row in ours):
+        return {}
+    return {"valleys": valley_contours(ours, laws), "residuals": residuals(ours, laws)}
 
 
 def _configs(rows: Sequence[Row]) -> tuple[list[Flat], list[str]]:
