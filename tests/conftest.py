@@ -1,6 +1,7 @@
 """What several test files need: a small corpus of real-looking text, and configs that train on it."""
 
 import random
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +12,10 @@ from tiny import plain, tiny
 from hptransfer.config import RunConfig
 
 torch.set_num_threads(1)
+
+# Where a runner was started in the background, SIGINT is ignored, and every process that a test starts would inherit that.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 WORDS = ["the", "a", "rate", "width", "depth", "grows", "falls", "of", "model", "loss", "small", "large", "law"]
 

@@ -239,12 +239,12 @@ def group_is_empty(pid: int) -> bool:
 
 
 def test_ctrl_c_leaves_checkpoints_and_the_same_command_continues() -> None:
-    write_sweep(**{"optimizer.lr": {"values": LRS}, "train.tokens": {"value": 256 * 150}})
+    write_sweep(**{"optimizer.lr": {"values": LRS}, "train.tokens": {"value": 256 * 300}})
     process = start()
     wait_for(lambda: list(Path("runs").glob("*/checkpoint.pt")))
     os.killpg(process.pid, signal.SIGINT)
     code, _, err = finish(process)
-    assert code == 130 and "continue" in err and "Traceback" not in err
+    assert code == 130 and "continue" in err and "Traceback" not in err, (code, err)
     wait_for(lambda: group_is_empty(process.pid), 60)
     assert list(Path("runs").glob("*/checkpoint.pt")) and not list(Path("runs").glob("*/failure.json"))
     code, out, err = finish(start())
