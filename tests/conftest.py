@@ -13,7 +13,7 @@ from hptransfer.config import RunConfig
 
 torch.set_num_threads(1)
 
-# Where a runner was started in the background, SIGINT is ignored, and every process that a test starts would inherit that.
+# In the background SIGINT is ignored, and every process that a test starts would inherit that.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
