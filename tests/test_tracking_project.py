@@ -1,6 +1,7 @@
 """Ended runs into a W&B project afterwards, and rows out of it, against a server on loopback."""
 
 import math
+import os
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -98,6 +99,7 @@ class TestErrors:
             function(tmp_path)
         assert len(str(problem.value).splitlines()) == 1
 
+    @pytest.mark.skipif("CI" in os.environ, reason="wandb's own process now and then never ends after it")
     def test_dead_network(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(session, "START", 1.0)
         monkeypatch.setattr(project, "TIMEOUT", 1)
