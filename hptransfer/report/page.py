@@ -17,10 +17,11 @@ from hptransfer.figures.cells import anchor, cells_of
 from hptransfer.figures.curves import Curve, coarser, read_curve
 from hptransfer.figures.judged import judge
 from hptransfer.files import write_atomic
-from hptransfer.records import Row, finite, read_rows
+from hptransfer.records import Row, finite
 from hptransfer.report.content import cell_table, foremost, headline, law_section, law_table, run_table, short_name
 from hptransfer.report.facts import Flat, config_of, factor, result_of, thin_numbers
 from hptransfer.report.findings import Finding, findings, law_findings
+from hptransfer.tracking import rows_from
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -54,7 +55,7 @@ def write_report(
         if warn:
             warn(text)
 
-    rows = read_rows(paths, warn=say)
+    rows = rows_from(paths, warn=say)
     page = render(rows, laws, heard, title or "Hyperparameter transfer report")
     write_atomic(Path(output), page.encode(errors="replace"))  # a file name need not be UTF-8
     return Path(output)
