@@ -13,7 +13,7 @@ from fake_wandb import API_KEY, FakeWandb, serve
 from wandb_runs import RESULT, clean_session, config, follow, make_record, point_at, row, said, serving, wait_for
 
 from hptransfer.sections import Tracking
-from hptransfer.tracking import replay, session, tracker
+from hptransfer.tracking import core_process, replay, session, tracker
 
 
 @pytest.fixture(autouse=True)
@@ -74,7 +74,7 @@ def test_network_cut_in_the_middle(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     make_record(tmp_path, 30, settings, RESULT)
     monkeypatch.setattr(tracker, "_silent_until", 0.0)
     with serve() as fake:
-        sys.modules["wandb"].teardown()
+        core_process.teardown()
         point_at(monkeypatch, fake)
         replay(record, Tracking(wandb="online"))
         assert [entry["step"] for entry in fake.runs[record.path.name].history] == list(range(1, 31))

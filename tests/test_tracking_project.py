@@ -1,7 +1,5 @@
 """Ended runs into a W&B project afterwards, and rows out of it, against a server on loopback."""
 
-import math
-import os
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -9,10 +7,10 @@ from typing import Any
 
 import pytest
 from fake_wandb import ENTITY, FakeWandb
-from wandb_runs import RESULT, clean_session, config, make_record, serving
+from wandb_runs import LRS, clean_session, config, make_record, make_runs, serving
 
 from hptransfer.errors import UserError
-from hptransfer.records import Record, read_rows
+from hptransfer.records import read_rows
 from hptransfer.tracking import project, rows_from, rows_from_wandb, session, sync
 
 
@@ -24,20 +22,6 @@ def session_of_its_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Itera
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeWandb]:
     yield from serving(monkeypatch)
-
-
-def make_runs(runs: Path, lrs: list[float], **tracking: Any) -> list[Record]:
-    """Ended runs of a small lr sweep; the highest lr diverged."""
-    records = []
-    for number, lr in enumerate(lrs):
-        diverged = number == len(lrs) - 1
-        loss = math.nan if diverged else (math.log(lr) + 5) ** 2 / 10 + 2
-        result = {**RESULT, "lr": lr, "status": "diverged" if diverged else "finished", "loss": loss, "seed": 1}
-        records.append(make_record(runs, 5, config(**tracking), result, f"{number:016x}"))
-    return records
-
-
-LRS = [0.001, 0.004, 0.016, 0.064]
 
 
 def test_sync_then_rows_are_the_records(tmp_path: Path, server: FakeWandb, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -99,7 +83,6 @@ class TestErrors:
             function(tmp_path)
         assert len(str(problem.value).splitlines()) == 1
 
-    @pytest.mark.skipif("CI" in os.environ, reason="wandb's own process now and then never ends after it")
     def test_dead_network(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(session, "START", 1.0)
         monkeypatch.setattr(project, "TIMEOUT", 1)

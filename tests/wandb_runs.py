@@ -2,8 +2,8 @@
 
 import gc
 import json
+import math
 import os
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +14,7 @@ from fake_wandb import FakeWandb, serve
 
 from hptransfer.config import RunConfig, to_yaml
 from hptransfer.records import Record, write_json
-from hptransfer.tracking import Tracker, open_tracker, tracker
+from hptransfer.tracking import Tracker, core_process, open_tracker, tracker
 
 FACTS = {"params": 98304, "params_total": 131072, "steps": 8, "lr_hidden": 0.001}
 RESULT: dict[str, Any] = {
@@ -34,9 +34,9 @@ def clean_session(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[N
         monkeypatch.delenv(name)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.setattr(tracker, "_silent_until", 0.0)
+    monkeypatch.setattr(core_process, "LEAVE", 5.0)
     yield
-    if wandb := sys.modules.get("wandb"):
-        wandb.teardown()
+    core_process.teardown()
 
 
 def serving(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeWandb]:
@@ -78,6 +78,20 @@ def make_record(
     if result:
         write_json(record.path / "result.json", result)
     return record
+
+
+def make_runs(runs: Path, lrs: list[float], **tracking: Any) -> list[Record]:
+    """Ended runs of a small lr sweep; the highest lr diverged."""
+    records = []
+    for number, lr in enumerate(lrs):
+        diverged = number == len(lrs) - 1
+        loss = math.nan if diverged else (math.log(lr) + 5) ** 2 / 10 + 2
+        result = {**RESULT, "lr": lr, "status": "diverged" if diverged else "finished", "loss": loss, "seed": 1}
+        records.append(make_record(runs, 5, config(**tracking), result, f"{number:016x}"))
+    return records
+
+
+LRS = [0.001, 0.004, 0.016, 0.064]
 
 
 def follow(record: Record, settings: RunConfig, steps: range, result: dict[str, Any] | None = RESULT) -> Tracker:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from hptransfer.config import RunConfig
 from hptransfer.records import Record, finite
 from hptransfer.sections import Tracking
+from hptransfer.tracking import core_process
 from hptransfer.tracking.log_file import ends_well
 
 if TYPE_CHECKING:
@@ -118,6 +119,7 @@ def quiet_wandb(mode: Mode = "online") -> Any:
     import wandb
 
     wandb.setup(settings=wandb.Settings(silent=True, mode=mode))
+    core_process.guard()
     if mode == "online" and wandb.run is None and not wandb.login(prompt=False, verify=False):
         raise ConnectionError("no API key: `wandb login` or WANDB_API_KEY")
     return wandb
@@ -126,10 +128,8 @@ def quiet_wandb(mode: Mode = "online") -> Any:
 def forget_broken(problem: Exception) -> None:
     """Lets go of wandb's own process where that has died, so that neither the next run nor the exit trips over it."""
     if isinstance(problem, ConnectionError) or type(problem).__name__ == "MailboxClosedError":
-        import wandb
-
         with suppress(Exception):
-            wandb.teardown()
+            core_process.teardown()
 
 
 def log_row(run: "wandb.Run", metrics: Mapping[str, float]) -> None:
