@@ -5,8 +5,11 @@ import hashlib
 import json
 import math
 import os
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, fields
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +20,9 @@ from hptransfer.modelfile import content_hash, is_file
 
 NUMERICS_VERSION = 1
 """Raised whenever a change of ours changes the numbers of a run."""
+
+PROMPT = 1.0
+"""Seconds until a line of metrics.jsonl can be read by others: what they show of a run is that fresh."""
 
 NOT_IDENTITY = {
     "data": {"path"},
@@ -123,27 +129,41 @@ class Metrics:
                 "delete the run's folder to start it anew"
             )
         self.path = path
+        self.waiting = bytearray()
+        """Lines that have not been handed to the system, whole but for the first."""
+        self.passed_on = -math.inf
+        """When that was last tried (time.monotonic)."""
         with writing(path):
-            self.file = path.open("ab")
+            self.file = path.open("ab", buffering=0)
             self.file.truncate(end)
             self.file.seek(end)
 
     def write(self, line: Mapping[str, Any]) -> None:
-        """One line; it reaches the disk at the next `sync`, or when the buffer is full."""
-        with writing(self.path):
-            self.file.write(f"{to_json(line)}\n".encode())
+        """One line; others can read it PROMPT seconds later. On a full disk it waits for a later one."""
+        self.waiting += f"{to_json(line)}\n".encode()
+        if time.monotonic() - self.passed_on >= PROMPT:
+            with suppress(OSError):
+                self._pass_on()
 
     def sync(self) -> int:
         """Puts every line on the disk; the length of the file in bytes."""
         with writing(self.path):
-            self.file.flush()
+            self._pass_on()
             os.fsync(self.file.fileno())
             return self.file.tell()
 
     def close(self) -> None:
         """The last lines go to the disk."""
-        self.sync()
-        self.file.close()
+        try:
+            self.sync()
+        finally:
+            self.file.close()
+
+    def _pass_on(self) -> None:
+        """A disk that fills up takes a part, and what is left waits."""
+        self.passed_on = time.monotonic()
+        while self.waiting:
+            del self.waiting[: self.file.write(self.waiting)]
 
 
 def identity(config: RunConfig, data_fingerprint: str) -> str:

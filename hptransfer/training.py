@@ -1,5 +1,6 @@
 """train(config) -> run record: one run, resumable at any moment, bit for bit."""
 
+import logging
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -26,6 +27,8 @@ from hptransfer.records import Metrics, Record
 from hptransfer.scaling import build, build_optimizer, resolve
 from hptransfer.schedules import factor, progress
 from hptransfer.tables import amount
+
+logger = logging.getLogger(__name__)
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.float32, "float64": torch.float64}
 """Of the weights; bfloat16 is autocast over float32 weights."""
@@ -135,6 +138,7 @@ class Trainer:
         self.seconds = 0.0
         self.status = "finished"
         self.between_steps = True
+        self.warned = False
 
     @property
     def checkpoint_path(self) -> Path:
@@ -172,7 +176,7 @@ class Trainer:
                 if on_step(Step(self.step, self.plan.steps, tokens, loss, lr)) is False:
                     self.status = "stopped"
             if time.monotonic() - saved >= self.plan.config.train.checkpoint_seconds:
-                self._save()
+                self._save_if_possible()
                 saved = time.monotonic()
         if self.status == "finished" and self.watch.unrecovered:
             self.status = "diverged"
@@ -285,6 +289,15 @@ class Trainer:
         records.write_json(self.record.path / "result.json", result)
         self.checkpoint_path.unlink(missing_ok=True)
         self.tracker.finish(records.finite(result))
+
+    def _save_if_possible(self) -> None:
+        """A checkpoint; where the disk takes none, the last one stays, and the run goes on to the next try."""
+        try:
+            self._save()
+        except UserError as problem:
+            if not self.warned:
+                logger.warning("%s; training goes on and tries again at the next checkpoint", problem)
+            self.warned = True
 
     def _save(self) -> None:
         """A checkpoint: everything that the rest of the run depends on, and how far metrics.jsonl belongs to it."""

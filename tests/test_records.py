@@ -202,6 +202,19 @@ def test_metrics_are_cut_back_to_what_a_checkpoint_knows(tmp_path: Path) -> None
     assert (tmp_path / "metrics.jsonl").read_bytes() == b'{"step": 1, "loss": null}\n{"step": 3}\n'
 
 
+def test_a_line_of_metrics_is_there_for_others_soon(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(records, "PROMPT", 1e9)
+    metrics, path = Metrics(tmp_path / "metrics.jsonl", 0), tmp_path / "metrics.jsonl"
+    metrics.write({"step": 1})
+    assert path.read_text() == '{"step": 1}\n'
+    metrics.write({"step": 2})
+    assert path.read_text() == '{"step": 1}\n'
+    monkeypatch.setattr(records, "PROMPT", 0.0)
+    metrics.write({"step": 3})
+    assert path.read_text() == '{"step": 1}\n{"step": 2}\n{"step": 3}\n'
+    metrics.close()
+
+
 def test_metrics_that_are_shorter_than_a_checkpoint_knows_are_not_filled_up(tmp_path: Path) -> None:
     write(tmp_path / "metrics.jsonl", "{}\n")
     with pytest.raises(UserError, match=r"metrics\.jsonl: 3 bytes, but the checkpoint beside it goes on from byte 99"):

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from filelock import FileLock
 from tiny import write
 
-from hptransfer import training
+from hptransfer import records, training
 from hptransfer.config import RunConfig, to_yaml
 from hptransfer.data import open_data
 from hptransfer.errors import UserError
@@ -629,6 +629,31 @@ def test_a_full_disk_costs_one_line_alone(small_disk: Path, tmp_path: Path, on_t
     resumed = train(config, small_disk)
     assert raw(resumed) == raw(whole)
     assert outcome(resumed) == outcome(whole)
+
+
+def test_a_disk_that_is_full_for_a_while_costs_a_warning(
+    small_disk: Path, tmp_path: Path, on_text: Make, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No checkpoint and no metrics fit from step 4 to step 8; nothing is missing at the end."""
+    monkeypatch.setattr(records, "PROMPT", 0.0)
+    config = on_text(train={"checkpoint_seconds": 0})
+    whole = train(config, tmp_path / "whole")
+    folder = run_folder(config, small_disk)
+    kept: dict[str, bytes] = {}
+
+    def on_step(step: Step) -> None:
+        if step.step == 4:
+            fill(small_disk, 0)
+            kept["checkpoint"] = (folder / "checkpoint.pt").read_bytes()
+        if step.step == 8:
+            assert (folder / "checkpoint.pt").read_bytes() == kept["checkpoint"]
+            (small_disk / "ballast").unlink()
+
+    record = train(config, small_disk, on_step)
+    assert raw(record) == raw(whole)
+    assert outcome(record) == outcome(whole)
+    (line,) = [entry.getMessage() for entry in caplog.records]
+    assert line.startswith(str(folder)) and "No space left on device; training goes on" in line
 
 
 def test_a_disk_that_may_not_be_written(small_disk: Path, on_text: Make) -> None:
