@@ -66,6 +66,14 @@ def test_every_scheme_is_sp_at_its_base(name: str, model: dict[str, Any], optimi
     assert losses(plan) == losses(sp)
 
 
+def test_over_width_alone_completep_is_mup_and_over_depth_alone_mup_is_sp() -> None:
+    """What benchmarks/evidence.py shows once, because it is the same: tensor by tensor, multiplier by multiplier."""
+    for wider_or_deeper, one, other in (({"width": 64}, "completep", "mup"), ({"depth": 8}, "mup", "sp")):
+        plans = [resolve(tiny(model=wider_or_deeper, parametrization={"name": name, **RUN})) for name in (one, other)]
+        assert plans[0].tensors == plans[1].tensors
+        assert plans[0].multipliers == plans[1].multipliers
+
+
 def test_under_sp_nothing_moves() -> None:
     small, large = (
         resolve(tiny(model={"width": w, "depth": w // 8}, parametrization={"name": "sp"})) for w in (16, 32)
