@@ -121,12 +121,16 @@ def check(args: argparse.Namespace) -> int:
 def fit(args: argparse.Namespace) -> int:
     """Fit the laws to run folders and CSV files."""
     from hptransfer.laws import fit as fit_laws
+    from hptransfer.seeds import seed_noise
     from hptransfer.tracking import rows_from
 
     columns = dict(pair.partition("=")[::2] for pair in args.map)
-    laws = fit_laws(rows_from(args.runs, warn=say, columns=columns), pool=args.pool)
+    rows = rows_from(args.runs, warn=say, columns=columns)
+    laws = fit_laws(rows, pool=args.pool)
     laws.save(args.output)
     print(laws.summary())
+    if noise := seed_noise(rows):
+        print(noise)
     print(args.output)
     return 0
 

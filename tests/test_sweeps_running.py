@@ -238,6 +238,19 @@ def group_is_empty(pid: int) -> bool:
     return True
 
 
+def test_several_seeds_say_how_far_losses_move_by_themselves() -> None:
+    write_sweep(**{"optimizer.lr": {"values": LRS[:2]}, "train.seed": {"values": [0, 1]}})
+    assert "between seeds" not in status("sweep.yaml").to_text()
+    result = sweep("sweep.yaml", workers=2, show_progress=False)
+    found = {}
+    for record in results().values():
+        found.setdefault(record["lr"], []).append(record["loss"])
+    pooled = (sum((a - b) ** 2 / 2 for a, b in found.values()) / 2) ** 0.5
+    noise = result.to_dict()["seed_noise"]
+    assert noise["sd"] == pytest.approx(pooled) and (noise["points"], noise["runs"]) == (2, 4)
+    assert f"between seeds a loss differs by {pooled:.2g} nats per token" in result.to_text()
+
+
 def test_ctrl_c_leaves_checkpoints_and_the_same_command_continues() -> None:
     write_sweep(**{"optimizer.lr": {"values": LRS}, "train.tokens": {"value": 256 * 300}})
     process = start()

@@ -9,6 +9,7 @@ from hptransfer.figures.cells import Cell, recipe_value
 from hptransfer.figures.judged import Judged, differences
 from hptransfer.records import RECIPE, Row
 from hptransfer.report.facts import Flat
+from hptransfer.seeds import seed_noise
 
 if TYPE_CHECKING:
     from hptransfer.laws import Laws
@@ -138,6 +139,8 @@ def _twins(rows: Sequence[Row], configs: Sequence[Flat]) -> list[Finding]:
 
 
 def _seeds(rows: Sequence[Row]) -> list[Finding]:
+    if noise := seed_noise(rows):
+        return [Finding(f"{str(noise).capitalize()}. Smaller differences between runs mean nothing.", grave=False)]
     if len({row.seed for row in rows}) > 1:
         return []
     return [Finding("One seed throughout: how far a loss moves with the seed was not measured.", grave=False)]

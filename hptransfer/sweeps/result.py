@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from hptransfer.seeds import SeedNoise, seed_noise
 from hptransfer.sweeps.progress import expected_flops, progress, seconds_left, state
 from hptransfer.sweeps.search import Search
 from hptransfer.sweeps.trials import Run
@@ -32,6 +33,11 @@ class SweepResult:
         """Runs that have no result because they failed."""
         return [run for run in self.runs if self._row(run).status == "failed"]
 
+    @property
+    def seed_noise(self) -> SeedNoise | None:
+        """How far losses move between seeds; None where no point has two."""
+        return seed_noise(row for run in self.runs if (row := run.record.row()) is not None)
+
     def to_text(self) -> str:
         """For people: what would be run (dry run), or what came of it."""
         return self.plan() if self.dry_run else self.table()
@@ -46,6 +52,7 @@ class SweepResult:
             "flops": expected_flops(self.search, now),
             "flops_done": now.flops_done,
             "seconds_left": seconds_left(self.search, self.workers),
+            "seed_noise": noise.to_dict() if (noise := self.seed_noise) else None,
             "runs": [self._row(run).to_dict() for run in self.runs],
         }
 
@@ -59,7 +66,8 @@ class SweepResult:
         )
         failed = [f"{row.run.record.path}: {row.message}" for row in rows if row.status == "failed"]
         hint = ["the runs that failed are tried again with --retry-failed"] if failed else []
-        return "\n".join([*lines, *failed, self.summary(), *hint])
+        noise = [str(noise)] if (noise := self.seed_noise) else []
+        return "\n".join([*lines, *failed, *noise, self.summary(), *hint])
 
     def plan(self) -> str:
         """Every run with its size and its cost, and the cost of all that is still to do."""
