@@ -180,8 +180,11 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2)
     args = parser.parse_args()
     with ProcessPoolExecutor(args.workers, mp_context=get_context("spawn")) as pool:
-        for name in args.studies:
-            run_study(name, args.runs, pool)
+        try:
+            for name in args.studies:
+                run_study(name, args.runs, pool)
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
 if __name__ == "__main__":
