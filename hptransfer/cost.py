@@ -38,10 +38,19 @@ def cost_per_sequence(model: ModelFile, key: tuple[tuple[str, Any], ...]) -> Cos
 
     with torch.device("meta"):
         module = model.build(shape, Multipliers())
-        inputs = torch.zeros(1, shape.seq_len, dtype=torch.long)
+        inputs, targets = example(shape)
         counter = FlopCounterMode(display=False)
         kept_tensors = torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
         with model.running("forward(inputs)"), counter, kept_tensors:
-            torch.autograd.backward(F.cross_entropy(module(inputs).flatten(0, 1), inputs.flatten()))
+            torch.autograd.backward(F.cross_entropy(module(inputs).flatten(0, -2), targets.flatten()))
     weights = sum(parameter.untyped_storage().nbytes() for parameter in module.parameters())
     return Cost(flops=float(counter.get_total_flops()), activation_bytes=max(0, sum(kept.values()) - weights))
+
+
+def example(shape: Shape) -> tuple[Tensor, Tensor]:
+    """Inputs and targets of one sequence, all zeros: token ids (1, T) twice, or an image (1, C, H, W) and a label."""
+    if hasattr(shape, "image_size"):
+        image = torch.zeros(1, shape.channels, shape.image_size, shape.image_size)
+        return image, torch.zeros(1, dtype=torch.long)
+    tokens = torch.zeros(1, shape.seq_len, dtype=torch.long)
+    return tokens, tokens

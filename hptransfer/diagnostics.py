@@ -63,11 +63,11 @@ class Diagnostics:
         if half == 0:
             return {}
         first, second = (self._gradient(inputs[part], targets[part], loss) for part in (slice(half), slice(half, None)))
-        share, per_token = half / len(inputs), inputs[0].numel()
+        share, per_token = half / len(inputs), targets[0].numel()
         apart = [a - b for a, b in zip(first, second, strict=True)]
         whole = [share * a + (1 - share) * b for a, b in zip(first, second, strict=True)]
         noise = _square(apart) / (1 / half + 1 / (len(inputs) - half)) * per_token
-        return {"gradient_noise_scale": _over(noise, _square(whole) - noise / inputs.numel())}
+        return {"gradient_noise_scale": _over(noise, _square(whole) - noise / targets.numel())}
 
     def _gradient(self, inputs: Tensor, targets: Tensor, loss: Loss) -> tuple[Tensor, ...]:
         return torch.autograd.grad(loss(inputs, targets), list(self.parameters.values()))

@@ -46,6 +46,8 @@ def rule(name: str, family: str, role: str) -> Rule:
         raise UserError(
             f"parametrization.name: {name} has no rules for optimizer family {family!r}; it has {', '.join(families)}"
         )
+    if why := most_specific(scheme(name).refused, role):
+        raise UserError(f"parametrization.name: {name} does not cover the role {role!r}: {why}")
     found = most_specific(families[family], role)
     if found is None:
         raise UserError(f"parametrization.name: {name} has no rule for the role {role!r} under {family}")

@@ -11,7 +11,7 @@ from hptransfer.modelfile import find_model
 from hptransfer.parametrization import Multipliers
 from hptransfer.shapes import Shape
 
-NOT_COUNTED = ("embedding.token", "embedding.position", "readout")
+NOT_COUNTED = ("embedding.token", "embedding.position", "embedding.class", "readout")
 """Roles left out of the non-embedding parameter count."""
 
 

@@ -11,7 +11,7 @@ initial scale does not change with width): the form that can share its tensor wi
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 
 KINDS = {
@@ -125,6 +125,8 @@ class Scheme:
     """What the config has to say of the base, since a default would silently switch the transfer off."""
     init_std: float = 0.02
     """The default of parametrization.init_std (0.02: GPT-2's)."""
+    refused: Mapping[str, str] = field(default_factory=dict)
+    """Roles, by prefix, that its source does not cover, and why."""
 
 
 @dataclass(frozen=True)

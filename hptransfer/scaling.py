@@ -134,6 +134,8 @@ def tensor_plan(
     row = rule(parametrization.name, FAMILIES[optimizer.name], role)
     alpha = parametrization.depth_exponent
     by = row.optimizer or optimizer.name
+    if by == "muon" and len(shape) != 2:
+        raise UserError(f"optimizer.name: muon takes matrices, and {name} has {len(shape)} axes; allowed: adamw, sgd")
     lr, betas, eps = quoted(optimizer, by)
     vector = role.startswith("vector")
     init_factor = most_specific(parametrization.init_multipliers, role)
@@ -173,8 +175,10 @@ def ratios_of(role: str, shape: tuple[int, ...], base: tuple[int, ...], run: Rat
             return replace(run, fan_in=prod(growth), absolute=sizes)
         case "hidden":
             return replace(run, fan_out=growth[0], fan_in=prod(growth[1:]), absolute=sizes)
-        case "embedding":  # a table of rows: (positions or tokens, width)
-            return replace(run, fan_out=prod(growth), absolute=replace(sizes, fan_in=shape[0], fan_out=shape[-1]))
+        case "embedding":  # a table of rows (positions or tokens, width); a patch embedding is (width, in, ...)
+            table = replace(sizes, fan_in=shape[0], fan_out=shape[-1])
+            absolute = sizes if role.startswith("embedding.patch") else table
+            return replace(run, fan_out=prod(growth), absolute=absolute)
         case _:
             return replace(run, fan_out=prod(growth), absolute=sizes)
 

@@ -62,6 +62,7 @@ def _with_run(rule: Rule) -> Rule:
 
 SP_FAN_IN: dict[str, Rule] = {
     **SP,
+    "embedding.patch": Rule(init=Power(fan_in=-1 / 2, absolute=True)),
     "hidden": Rule(init=Power(fan_in=-1 / 2, absolute=True)),
     "readout": Rule(init=Power(fan_in=-1 / 2, absolute=True)),
 }
@@ -140,6 +141,10 @@ SCHEMES: dict[str, Scheme] = {
         residual=Power(depth=-1 / 2, absolute=True),
         needs=(),
         init_std=1.0,
+        refused=dict.fromkeys(
+            ("embedding.patch", "hidden.conv", "hidden.outer.conv"),
+            "its source gives no rule for 2-D convolutions and patches (unit-scaling refuses them too)",
+        ),
     ),
     "spectral": Scheme(
         source="the spectral condition (arXiv:2310.17813) for Muon; depth and eps as Qiu et al. (arXiv:2512.05620)",

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import (
     AfterValidator,
@@ -113,6 +113,45 @@ class MLP(Section):
     """Tokens that a prediction sees."""
     ffn_ratio: Positive = 4.0
     """Width of a block's hidden layer over `width`."""
+
+
+class ViT(Section):
+    """A vision transformer with a class token (models/vit.py). Reads images."""
+
+    name: Literal["vit"] = "vit"
+    width: Count
+    """Size of the residual stream."""
+    depth: Count
+    """Number of blocks."""
+    patch: Count = 4
+    """Side of the square patches in pixels; divides data.size."""
+    heads: Count | None = None
+    """Number of attention heads. Of `heads` and `head_dim` the one given stays fixed from base to target."""
+    head_dim: Count | None = None
+    """Size of a head. Default (with no `heads`): the largest power of two up to 64 that divides the base width."""
+    ffn_ratio: Positive = 4.0
+    """Width of the MLP's hidden layer over `width`."""
+    norm: Literal["layernorm", "rmsnorm"] = "layernorm"
+    activation: Literal["gelu", "swiglu"] = "gelu"
+    qk_norm: Flag = False
+    """Normalise queries and keys per head, with a gain shared over heads."""
+
+    @model_validator(mode="after")
+    def _one_head_size(self) -> "ViT":
+        _one_of_heads_and_head_dim(self.heads, self.head_dim)
+        return self
+
+
+class ResNet(Section):
+    """A pre-activation residual network of convolutions (models/resnet.py). Reads images."""
+
+    name: Literal["resnet"] = "resnet"
+    width: Count
+    """Channels of the first stage, which has half the image's height and width; every further stage has twice the
+    channels on half the height and width."""
+    depth: Count
+    """Residual blocks per stage, two convolutions each."""
+    stages: Count = 2
 
 
 def _free(value: Any) -> Any:
@@ -371,6 +410,22 @@ class Tokens(Section):
     dtype: Literal["uint16", "uint32"] = "uint16"
 
 
+class Images(Section):
+    """Grey square images with class labels: the four idx files of MNIST, Fashion-MNIST and their like, gzipped or not.
+    Where other data counts tokens, an image is one (train.batch_tokens: 64 is 64 images); the 10,000 test images are
+    the held-out set."""
+
+    source: Literal["images"] = "images"
+    path: Path = "/usr/share/datasets/fashion-mnist"
+    """The folder. Default: where Debian's package dataset-fashion-mnist puts them."""
+    size: Count = 28
+    """Height and width in pixels."""
+    classes: Count = 10
+    """Number of labels."""
+    seq_len: ClassVar[int] = 1
+    """In tokens: an image stands alone."""
+
+
 class Train(Section):
     """Budget, batch, numerics."""
 
@@ -446,7 +501,11 @@ FILE = "path/to/file.py:build"
 
 
 ModelConfig = Annotated[
-    Annotated[GPT, Tag("gpt")] | Annotated[MLP, Tag("mlp")] | Annotated[Custom, Tag(FILE)],
+    Annotated[GPT, Tag("gpt")]
+    | Annotated[MLP, Tag("mlp")]
+    | Annotated[ViT, Tag("vit")]
+    | Annotated[ResNet, Tag("resnet")]
+    | Annotated[Custom, Tag(FILE)],
     _tag("name", "gpt", lambda name: FILE if ".py" in name else name),
 ]
 OptimizerConfig = Annotated[
@@ -461,6 +520,9 @@ ScheduleConfig = Annotated[
     _tag("name", "linear"),
 ]
 DataConfig = Annotated[
-    Annotated[PythonSource, Tag("python_source")] | Annotated[Text, Tag("text")] | Annotated[Tokens, Tag("tokens")],
+    Annotated[PythonSource, Tag("python_source")]
+    | Annotated[Text, Tag("text")]
+    | Annotated[Tokens, Tag("tokens")]
+    | Annotated[Images, Tag("images")],
     _tag("source", "python_source"),
 ]

@@ -3,10 +3,24 @@
 from types import SimpleNamespace
 from typing import Any
 
-from hptransfer.sections import GPT, Custom, DataConfig, ModelConfig, Parametrization, Tokens
+from hptransfer.sections import (
+    GPT,
+    MLP,
+    Custom,
+    DataConfig,
+    Images,
+    ModelConfig,
+    Parametrization,
+    PythonSource,
+    ResNet,
+    Text,
+    Tokens,
+    ViT,
+)
 
 Shape = SimpleNamespace
-"""The model section's keys, all of them numbers, with vocab_size and seq_len (models/*.py: build takes one)."""
+"""The model section's keys, all of them numbers, with what the data gives: vocab_size and seq_len, or image_size,
+channels and classes (models/*.py: build takes one)."""
 
 LARGEST_DEFAULT_HEAD = 64
 
@@ -19,12 +33,13 @@ def shape_at(model: ModelConfig, parametrization: Parametrization, data: DataCon
     keys: dict[str, Any] = model.model_dump(exclude={"name"})
     if isinstance(model, Custom):
         keys = {key: value for key, value in keys.items() if value is not None}
-    keys |= {"vocab_size": vocab_size(data), "seq_len": data.seq_len}
+    keys |= _of_data(model, data)
     base_width = parametrization.base_width or model.width
     if base:
         keys["width"] = base_width
-        keys["ffn_ratio"] = parametrization.base_ffn_ratio or model.ffn_ratio
-    if isinstance(model, GPT) or (isinstance(model, Custom) and (model.heads or model.head_dim)):
+        if not isinstance(model, ResNet):
+            keys["ffn_ratio"] = parametrization.base_ffn_ratio or model.ffn_ratio
+    if isinstance(model, GPT | ViT) or (isinstance(model, Custom) and (model.heads or model.head_dim)):
         heads, kv_heads = _target_heads(model, base_width)
         if base:
             heads, kv_heads = _base_heads(model, parametrization, heads, kv_heads, base_width)
@@ -32,7 +47,20 @@ def shape_at(model: ModelConfig, parametrization: Parametrization, data: DataCon
     return Shape(**keys)
 
 
-def vocab_size(data: DataConfig) -> int:
+def _of_data(model: ModelConfig, data: DataConfig) -> dict[str, int]:
+    """What the data says of the shape; ValueError where it is none for this model."""
+    if isinstance(data, Images):
+        if isinstance(model, GPT | MLP):
+            raise ValueError(f"model.name: {model.name} reads tokens, but data.source: images; allowed: vit, resnet")
+        if isinstance(model, ViT):
+            _divides("model.patch", model.patch, data.size, "data.size")
+        return {"image_size": data.size, "channels": 1, "classes": data.classes}
+    if isinstance(model, ViT | ResNet):
+        raise ValueError(f"model.name: {model.name} reads images, but data.source: {data.source}; allowed: images")
+    return {"vocab_size": vocab_size(data), "seq_len": data.seq_len}
+
+
+def vocab_size(data: PythonSource | Text | Tokens) -> int:
     """Number of token ids."""
     if isinstance(data, Tokens):
         return data.vocab_size
@@ -44,7 +72,7 @@ def default_head_dim(base_width: int) -> int:
     return next(size for size in (64, 32, 16, 8, 4, 2, 1) if base_width % size == 0)
 
 
-def _target_heads(model: GPT | Custom, base_width: int) -> tuple[int, int]:
+def _target_heads(model: GPT | ViT | Custom, base_width: int) -> tuple[int, int]:
     """(heads, kv_heads) of the model."""
     if model.heads is not None:
         heads = model.heads
@@ -53,14 +81,14 @@ def _target_heads(model: GPT | Custom, base_width: int) -> tuple[int, int]:
         head_dim = model.head_dim or default_head_dim(base_width)
         _divides("model.head_dim", head_dim, model.width, "model.width")
         heads = model.width // head_dim
-    kv_heads = model.kv_heads or heads
+    kv_heads = getattr(model, "kv_heads", None) or heads
     _divides("model.kv_heads", kv_heads, heads, "the number of heads")
     _even_head(model, model.width // heads)
     return heads, kv_heads
 
 
 def _base_heads(
-    model: GPT | Custom, parametrization: Parametrization, heads: int, kv_heads: int, base_width: int
+    model: GPT | ViT | Custom, parametrization: Parametrization, heads: int, kv_heads: int, base_width: int
 ) -> tuple[int, int]:
     """(heads, kv_heads) at the base: of heads and head_dim the one given stays, or base_head_dim says."""
     head_dim = parametrization.base_head_dim
@@ -93,6 +121,6 @@ def _divides(path: str, part: int, whole: int, of: str) -> None:
     raise ValueError(f"{path}: {part} does not divide {of} = {whole}; nearest: {' or '.join(map(str, near))}")
 
 
-def _even_head(model: GPT | Custom, head_dim: int) -> None:
+def _even_head(model: GPT | ViT | Custom, head_dim: int) -> None:
     if isinstance(model, GPT) and model.positions == "rope" and head_dim % 2:
         raise ValueError(f"model.head_dim: {head_dim} is odd; positions: rope turns pairs, so it must be even")

@@ -249,16 +249,18 @@ class Trainer:
         return float(sum(part.item() for part in parts)) / len(inputs)
 
     def _validation_sequences(self) -> int:
-        seq_len = self.plan.config.data.seq_len
-        held_out = (self.data.validation_tokens - 1) // seq_len
-        return max(1, min(self.plan.config.train.eval_tokens // seq_len, held_out))
+        config = self.plan.config
+        return max(1, min(config.train.eval_tokens // config.data.seq_len, self.data.validation_sequences))
 
     def _micro_batches(self, sequences: int) -> list[slice]:
         size = self.plan.micro_batch
         return [slice(start, start + size) for start in range(0, sequences, size)]
 
-    def _batch(self, *arrays: "np.typing.NDArray[np.int64]") -> tuple[Tensor, ...]:
-        return tuple(torch.from_numpy(array).to(self.device) for array in arrays)
+    def _batch(self, *arrays: "np.typing.NDArray[np.generic]") -> tuple[Tensor, ...]:
+        """On the run's device; images, other than ids, in the precision of the weights."""
+        dtype = DTYPES[self.plan.config.train.precision]
+        tensors = (torch.from_numpy(array) for array in arrays)
+        return tuple(x.to(self.device, dtype if x.is_floating_point() else None) for x in tensors)
 
     def _elapsed(self) -> float:
         return self.seconds + time.monotonic() - self.started

@@ -82,7 +82,7 @@ class Block(nn.Module):
         super().__init__()
         self.residual_multiplier = multipliers.residual
         self.attention = Attention(shape, multipliers.attention)
-        self.feed_forward = FeedForward(shape)
+        self.feed_forward = FeedForward(shape, make_norm(shape))
 
     def forward(self, x_BTD: Tensor, rotation: Rotation | None) -> Tensor:
         x_BTD = torch.add(x_BTD, self.attention(x_BTD, rotation), alpha=self.residual_multiplier)
@@ -90,16 +90,17 @@ class Block(nn.Module):
 
 
 class Attention(nn.Module):
-    """Norm, causal grouped-query attention (Ainslie et al. 2305.13245), projection onto the residual stream.
+    """Norm, grouped-query attention, causal or not (Ainslie et al. 2305.13245), projection onto the residual stream.
 
     Query, key and value are three parameters, since their roles and fan-outs differ, but one matrix product; hooks
     find queries and keys at `query_norm` and `key_norm`. QK-norm (after Henry et al. 2010.04245) is an RMS norm over
     head_dim with one gain for all heads.
     """
 
-    def __init__(self, shape: Any, multiplier: float) -> None:
+    def __init__(self, shape: Any, multiplier: float, causal: bool = True) -> None:
         super().__init__()
         self.multiplier = multiplier
+        self.causal = causal
         self.heads, self.kv_heads, self.head_dim = shape.heads, shape.kv_heads, shape.head_dim
         self.norm = make_norm(shape)
         self.query = nn.Linear(shape.width, shape.heads * shape.head_dim, bias=False)
@@ -120,7 +121,7 @@ class Attention(nn.Module):
             q_BTHK.transpose(1, 2),
             k_BTGK.transpose(1, 2),
             v_BTGK.transpose(1, 2),
-            is_causal=True,
+            is_causal=self.causal,
             scale=self.multiplier,
             enable_gqa=self.kv_heads != self.heads,
         )
@@ -130,11 +131,11 @@ class Attention(nn.Module):
 class FeedForward(nn.Module):
     """Norm, then `down(gelu(up(x)))` or SwiGLU's `down(silu(gate(x)) * up(x))` (Shazeer 2002.05202, eq. 6)."""
 
-    def __init__(self, shape: Any) -> None:
+    def __init__(self, shape: Any, norm: nn.Module) -> None:
         super().__init__()
         gated = {"gelu": False, "swiglu": True}[shape.activation]
         ffn_width = round(shape.ffn_ratio * shape.width)
-        self.norm = make_norm(shape)
+        self.norm = norm
         self.up = nn.Linear(shape.width, ffn_width, bias=False)
         self.gate = nn.Linear(shape.width, ffn_width, bias=False) if gated else None
         self.down = nn.Linear(ffn_width, shape.width, bias=False)

@@ -99,7 +99,7 @@ COMPLAINTS = {
     "nearest: 768 or 1024",
     "train: {batch_tokens: 100}": "train.batch_tokens: 100 is not a multiple of data.seq_len = 256; nearest: 256",
     "data: {source: text}": "data.path: missing: File, folder or glob, or a list of those.",
-    "data: {source: txt}": "data.source: unknown value 'txt'; allowed: python_source, text, tokens; "
+    "data: {source: txt}": "data.source: unknown value 'txt'; allowed: python_source, text, tokens, images; "
     "did you mean 'text'?",
     "data: {source: tokens, path: x}": "data.vocab_size: missing: Number of token ids.",
     "data: {tokenizer: bpe}": "data: vocab_size missing: tokenizer bpe needs the size of its vocabulary, e.g. 4096",
@@ -124,7 +124,7 @@ SHAPES = {
     "even",
     "model: {width: 64, depth: 2, heads: 4, head_dim: 16}": "model: give heads (= 4) or head_dim (= 16), not both: the "
     "one given stays fixed",
-    "model: {name: mpl, width: 64, depth: 2}": "model.name: unknown value 'mpl'; allowed: gpt, mlp, "
+    "model: {name: mpl, width: 64, depth: 2}": "model.name: unknown value 'mpl'; allowed: gpt, mlp, vit, resnet, "
     "path/to/file.py:build; did you mean 'mlp'?",
     "model: {name: mlp, width: 64, depth: 2, heads: 4}": "model.heads: unknown key (= 4); allowed: name, width, depth, "
     "window, ffn_ratio",

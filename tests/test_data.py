@@ -13,15 +13,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hptransfer.data import Data, open_data, python_files
+from hptransfer.data import open_data, python_files
 from hptransfer.data.hashing import file_hash
+from hptransfer.data.windows import Windows
 from hptransfer.errors import UserError
 from hptransfer.sections import PythonSource
 
 
-def counting(train: int = 1000, held_out: int = 200, seq_len: int = 8) -> Data:
+def counting(train: int = 1000, held_out: int = 200, seq_len: int = 8) -> Windows:
     """Tokens that are their own positions."""
-    return Data(
+    return Windows(
         train=np.arange(train, dtype=np.uint32),
         held_out=np.arange(held_out, dtype=np.uint32),
         vocab_size=train,
@@ -31,7 +32,7 @@ def counting(train: int = 1000, held_out: int = 200, seq_len: int = 8) -> Data:
     )
 
 
-def starts_of(data: Data, seed: int, step: int, sequences: int) -> list[int]:
+def starts_of(data: Windows, seed: int, step: int, sequences: int) -> list[int]:
     return [int(start) for start in data.batch(seed, step, sequences)[0][:, 0]]
 
 

@@ -35,15 +35,14 @@ def measure(plan: Plan, data: Data, steps: int, tokens: int) -> list[Measurement
     """Trains the plan's model at its peak lr, without warm-up, decay and clipping, and measures before every step
     and after the last. `tokens` per step, in sequences of at most SEQ_LEN."""
     model, optimizer = _start(plan)
-    length = min(plan.config.data.seq_len, SEQ_LEN)
-    sequences = max(1, tokens // length)
-    probe = torch.from_numpy(data.validation(min(sequences, (data.validation_tokens - 1) // data.seq_len))[0])
-    found, first = [], observe(model, probe[:, :length])
+    sequences = max(1, tokens // min(plan.config.data.seq_len, SEQ_LEN))
+    probe, _ = _short(data.validation(min(sequences, data.validation_sequences)), plan)
+    found, first = [], observe(model, probe)
     for step in range(steps + 1):
-        now = observe(model, probe[:, :length]) if step else first
+        now = observe(model, probe) if step else first
         found += [Measurement("activation", name, step, rms(now[name])) for name in now]
         found += [Measurement("change", name, step, rms(change)) for name, change in _changes(first, now) if step]
-        _gradients(model, data.batch(plan.config.train.seed, step, sequences), length)
+        _gradients(model, *_short(data.batch(plan.config.train.seed, step, sequences), plan))
         found += [Measurement("gradient", role, step, size) for role, size in _by_role(model, plan).items()]
         optimizer.step()
     return found
@@ -64,9 +63,18 @@ def _changes(first: Activations, now: Activations) -> Iterator[tuple[str, list[T
             yield name, [new - old for old, new in zip(tensors, others, strict=True)]
 
 
-def _gradients(model: nn.Module, batch: Batch, length: int) -> None:
+def _short(batch: Batch, plan: Plan) -> tuple[Tensor, Tensor]:
+    """Inputs, images in the model's precision, and targets; of long sequences the beginning."""
+    inputs, targets = (torch.from_numpy(array) for array in batch)
+    if plan.config.data.seq_len > SEQ_LEN:
+        inputs, targets = inputs[:, :SEQ_LEN], targets[:, :SEQ_LEN]
+    if inputs.is_floating_point() and plan.config.train.precision == "float64":
+        inputs = inputs.double()
+    return inputs, targets
+
+
+def _gradients(model: nn.Module, inputs: Tensor, targets: Tensor) -> None:
     """Leaves the gradient of the mean loss (nats per target) in the parameters."""
-    inputs, targets = (torch.from_numpy(array[:, :length]) for array in batch)
     model.zero_grad(set_to_none=True)
     output = model(inputs)
     logits, auxiliary = output if isinstance(output, tuple) else (output, 0.0)

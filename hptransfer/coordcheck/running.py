@@ -19,6 +19,8 @@ from hptransfer.plan import Plan
 
 STEP_TOKENS = 512
 """Tokens of a step: with three seeds the standard errors of slopes are well below the verdicts' margin."""
+STEP_IMAGES = 64
+"""Images of a step, each of them many patches or pixels."""
 
 OnRun = Callable[[int, int], None]
 """Told of every finished run: how many are done, how many there are in all."""
@@ -34,7 +36,9 @@ class Job:
 
 
 def _run(job: Job) -> list[Measurement]:
-    return measure(job.plan, open_data(job.plan.config.data, job.runs), job.steps, STEP_TOKENS)
+    data = job.plan.config.data
+    tokens = STEP_IMAGES if data.source == "images" else STEP_TOKENS
+    return measure(job.plan, open_data(data, job.runs), job.steps, tokens)
 
 
 def run_all(jobs: Sequence[Job], workers: int, on_run: OnRun | None) -> list[list[Measurement]]:

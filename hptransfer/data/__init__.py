@@ -7,23 +7,28 @@ from pathlib import Path
 from hptransfer.data.bpe import write_bpe_corpus
 from hptransfer.data.corpus import Corpus, Source, cached, read_corpus, write_bytes_corpus
 from hptransfer.data.hashing import Progress, file_hash, quiet
+from hptransfer.data.images import LabelledImages, open_images
 from hptransfer.data.python_files import python_source
 from hptransfer.data.text import text_source
 from hptransfer.data.token_files import check_sample, find_bins, map_tokens
-from hptransfer.data.windows import Batch, Data
-from hptransfer.sections import DataConfig, PythonSource, Text, Tokens
+from hptransfer.data.windows import Batch, Windows
+from hptransfer.sections import DataConfig, Images, PythonSource, Text, Tokens
 
 __all__ = ["Batch", "Data", "Progress", "open_data"]
 
+Data = Windows | LabelledImages
+
 
 def open_data(config: DataConfig, runs: Path, progress: Progress | None = None) -> Data:
-    """The tokens that a config names; what has to be built is built once and kept in the folder `runs`/data.
+    """The tokens or images that a config names; what has to be built is built once and kept in the folder `runs`/data.
 
     `progress(what, bytes done, bytes in all)` is told of long work. UserError: sources missing, unreadable, no text
     or too short; a damaged corpus; a runs folder that cannot be written.
     """
     store, tell = runs / "data", progress or quiet
     match config:
+        case Images():
+            return open_images(config, store, tell)
         case Tokens():
             return _open_tokens(config, store, tell)
         case Text():
@@ -32,13 +37,13 @@ def open_data(config: DataConfig, runs: Path, progress: Progress | None = None) 
             return _open_corpus(config, python_source(config.size_mb), store, tell)
 
 
-def _open_tokens(config: Tokens, store: Path, progress: Progress) -> Data:
+def _open_tokens(config: Tokens, store: Path, progress: Progress) -> Windows:
     files = find_bins(config.path)
     splits = {split: map_tokens(path, config.dtype) for split, path in files.items()}
     for split, tokens in splits.items():
         check_sample(tokens, config.vocab_size, files[split])
     hashes = {split: file_hash(path, store / "hashes", progress) for split, path in files.items()}
-    return Data(
+    return Windows(
         train=splits["train"],
         held_out=splits["validation"],
         vocab_size=config.vocab_size,
@@ -48,12 +53,12 @@ def _open_tokens(config: Tokens, store: Path, progress: Progress) -> Data:
     )
 
 
-def _open_corpus(config: PythonSource | Text, source: Source, store: Path, progress: Progress) -> Data:
+def _open_corpus(config: PythonSource | Text, source: Source, store: Path, progress: Progress) -> Windows:
     folder = _built(config, source, store, progress)
     corpus = read_corpus(folder, progress)
     hashes = corpus.hashes
     tokenizer = hashes.get("tokenizer.json", "bytes")
-    return Data(
+    return Windows(
         train=map_tokens(folder / "train.bin", corpus.dtype),
         held_out=map_tokens(folder / "validation.bin", corpus.dtype),
         vocab_size=corpus.vocab_size,

@@ -10,12 +10,13 @@ import numpy.typing as npt
 from hptransfer.errors import UserError
 
 TokenArray = npt.NDArray[np.unsignedinteger[Any]]
-Batch = tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]
-"""Inputs and targets, both (sequences, seq_len); a target is the token after its input."""
+Batch = tuple[npt.NDArray[np.generic], npt.NDArray[np.int64]]
+"""Inputs and targets: both ids (sequences, seq_len), a target being the token after its input; or images, float32
+(sequences, channels, height, width), and labels (sequences,)."""
 
 
 @dataclass(frozen=True, eq=False)
-class Data:
+class Windows:
     """Two mapped token streams, never loaded whole. `fingerprint` is a hash of their content and of the tokenizer."""
 
     train: TokenArray
@@ -42,6 +43,11 @@ class Data:
     def validation_tokens(self) -> int:
         return len(self.held_out)
 
+    @property
+    def validation_sequences(self) -> int:
+        """How many sequences there are to validate on."""
+        return (self.validation_tokens - 1) // self.seq_len
+
     def batch(self, seed: int, step: int, sequences: int) -> Batch:
         """Windows at uniformly drawn positions of the train split, with replacement.
 
@@ -54,7 +60,7 @@ class Data:
 
     def validation(self, sequences: int) -> Batch:
         """A fixed set of windows that do not overlap, spread evenly over the whole validation split."""
-        available = (self.validation_tokens - 1) // self.seq_len
+        available = self.validation_sequences
         if sequences > available:
             raise UserError(
                 f"train.eval_tokens: {sequences} sequences of {self.seq_len} tokens, but the validation split of "
