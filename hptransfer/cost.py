@@ -5,10 +5,10 @@ from functools import lru_cache
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
+from hptransfer.losses import losses
 from hptransfer.modelfile import ModelFile
 from hptransfer.parametrization import Multipliers
 from hptransfer.shapes import Shape
@@ -42,7 +42,8 @@ def cost_per_sequence(model: ModelFile, key: tuple[tuple[str, Any], ...]) -> Cos
         counter = FlopCounterMode(display=False)
         kept_tensors = torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
         with model.running("forward(inputs)"), counter, kept_tensors:
-            torch.autograd.backward(F.cross_entropy(module(inputs).flatten(0, -2), targets.flatten()))
+            cross_entropy, auxiliary = losses(module(inputs), targets)
+            torch.autograd.backward(cross_entropy + auxiliary)
     weights = sum(parameter.untyped_storage().nbytes() for parameter in module.parameters())
     return Cost(flops=float(counter.get_total_flops()), activation_bytes=max(0, sum(kept.values()) - weights))
 

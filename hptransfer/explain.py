@@ -31,12 +31,13 @@ def summary(plan: Plan) -> str:
     config, factors = plan.config, plan.multipliers
     scheme = config.parametrization
     at = f", quoted at width {scheme.base_width}, depth {scheme.base_depth}" if scheme.base_width else ""
+    active = f", of which a token meets {plan.params_active}" if plan.params_active != plan.params else ""
     return "\n".join(
         [
             f"parametrization  {scheme.name}{at}",
             f"multipliers      input {factors.input:.6g}, output {factors.output:.6g}, "
             f"attention logits {factors.attention:.6g}, residual branches {factors.residual:.6g}",
-            f"params           {plan.params_total} ({plan.params} non-embedding)",
+            f"params           {plan.params_total} ({plan.params} non-embedding{active})",
             f"tokens           {plan.tokens} in {plan.steps} steps of {plan.batch_tokens}",
             f"compute          {amount(plan.flops, 'FLOP')} ({amount(plan.flops_per_token, 'FLOP')} a token)",
             f"memory           about {amount(plan.memory, 'B')} (float32, {plan.micro_batch} sequences at a time)",

@@ -47,8 +47,17 @@ class Plan:
     multipliers: Multipliers
     """As applied; `output` is the tuned factor alone, the readout's own factor is its tensor's `multiplier`."""
     params: int
-    """Non-embedding: all but token and position embeddings and readout."""
+    """Non-embedding: all but token and position embeddings and readout. Of all experts, busy or not: published MoE
+    sweeps follow lr laws in these better than in the active ones (Step Law's runs, arXiv:2503.04715)."""
     params_total: int
+
+    @property
+    def params_active(self) -> int:
+        """Those of `params` that one token meets: of the experts, the share that it is sent to."""
+        shape = self.config.shape
+        share = getattr(shape, "experts_per_token", 1) / getattr(shape, "experts", 1)
+        experts = sum(tensor.size for tensor in self.tensors if tensor.role.startswith("hidden.expert"))
+        return self.params - round(experts * (1 - share))
 
     @property
     def tokens(self) -> int:
@@ -108,6 +117,7 @@ class Plan:
         return {
             "params": self.params,
             "params_total": self.params_total,
+            "params_active": self.params_active,
             "tokens": self.tokens,
             "batch_tokens": self.batch_tokens,
             "steps": self.steps,
@@ -127,6 +137,7 @@ class Plan:
             "multipliers": asdict(self.multipliers),
             "params": self.params_total,
             "params_non_embedding": self.params,
+            "params_active": self.params_active,
             "tokens": self.tokens,
             "steps": self.steps,
             "batch_tokens": self.batch_tokens,

@@ -26,7 +26,7 @@ from hptransfer.records import (
 )
 
 MEASURED = ("loss", "tokens_seen", "flops", "seconds")
-FACTS = (*(name for name in NUMBERS if name not in MEASURED), "params_total", "steps", *RECIPE)
+FACTS = (*(name for name in NUMBERS if name not in MEASURED), "params_total", "params_active", "steps", *RECIPE)
 
 
 class RunRecorder:

@@ -17,6 +17,7 @@ from hptransfer.config import RunConfig, load_config
 from hptransfer.errors import UserError, did_you_mean
 from hptransfer.files import write_atomic, writing
 from hptransfer.modelfile import content_hash, is_file
+from hptransfer.sections import ModelConfig
 
 NUMERICS_VERSION = 1
 """Raised whenever a change of ours changes the numbers of a run."""
@@ -186,7 +187,7 @@ def recipe(config: RunConfig, data_fingerprint: str = "") -> dict[str, str | flo
         "parametrization": parametrization.name,
         "base_width": parametrization.base_width,
         "base_depth": parametrization.base_depth,
-        "model": _model(config.model.name),
+        "model": _model(config.model),
         "optimizer": config.optimizer.name,
         "schedule": config.schedule.name,
         "warmup": config.schedule.warmup,
@@ -197,9 +198,12 @@ def recipe(config: RunConfig, data_fingerprint: str = "") -> dict[str, str | flo
     return {key: value for key, value in values.items() if value is not None}
 
 
-def _model(name: str) -> str:
-    """A model's name; that of a user's file without its folder, with the beginning of its content's hash."""
-    return f"{Path(name).name}:{content_hash(name)[:8]}" if is_file(name) else name
+def _model(model: ModelConfig) -> str:
+    """A model's name; that of a user's file without its folder, with the beginning of its content's hash. Where there
+    are experts, with the share of them that a token is sent to: it has to stay (Jiang et al., arXiv:2601.20205)."""
+    name = f"{Path(model.name).name}:{content_hash(model.name)[:8]}" if is_file(model.name) else model.name
+    experts, active = (getattr(model, key, None) for key in ("experts", "experts_per_token"))
+    return f"{name}:{Fraction(active, experts)} of experts" if experts and active else name
 
 
 def finite(value: Any) -> Any:

@@ -10,6 +10,7 @@ PER_IN, PER_OUT = Power(fan_in=-1), Power(fan_out=-1)
 ADAM_LR = Power(depth=-1, alpha=1)
 SGD_LR, SGD_DECAY = Power(depth=-1, alpha=2), Power(depth=1, alpha=-2)
 BRANCH_EPS = Power(alpha=-1)
+BRANCH_KINDS = ("hidden", "vector")
 
 SP: dict[str, Rule] = {"embedding": Rule(), "hidden": Rule(), "readout": Rule(), "vector": Rule()}
 
@@ -28,6 +29,29 @@ MUP: dict[str, dict[str, Rule]] = {
     },
 }
 
+# The router is an output in the absorbed form (std n^-γ with γ = 1, the default of Jiang et al. too; Megatron-LM has
+# hidden's γ = 1/2). Its fan-out, the experts, grows with no width, and its gradient is Θ(1) over width.
+ROUTER = Rule(init=PER_IN, lr=PER_IN, weight_decay=IN)
+# m_hid^-1 m_N^1/2: mean-field in the experts' own width; hidden's m_in^(-1/2) where ffn_ratio stays.
+EXPERT_DOWN_INIT = Power(fan_in=-1, fan_out=1 / 2)
+UNROUTED = dict.fromkeys(
+    ("hidden.router", "hidden.expert"),
+    "its sources say nothing of routed experts; allowed: sp, sp_fan_in, mup, completep",
+)
+
+
+def _with_experts(rules: Mapping[str, Mapping[str, Rule]]) -> dict[str, dict[str, Rule]]:
+    """The router's row added; experts are hidden."""
+    return {family: {**rows, "hidden.router": ROUTER} for family, rows in rules.items()}
+
+
+def _mean_field_experts(rules: Mapping[str, Mapping[str, Rule]]) -> dict[str, dict[str, Rule]]:
+    """The rows of Jiang et al. (arXiv:2601.20205), table 1: what is theirs in the experts is the init of `down`."""
+    return {
+        family: {**rows, "hidden.expert.down": replace(rows["hidden"], init=EXPERT_DOWN_INIT)}
+        for family, rows in _with_experts(rules).items()
+    }
+
 
 def _inside_branches(rule: Rule, family: str) -> Rule:
     """The rule of a tensor inside a residual branch that is scaled by m_L^-α: its gradient shrinks as m_L^-α."""
@@ -41,8 +65,8 @@ def _with_depth(rules: Mapping[str, Mapping[str, Rule]]) -> dict[str, dict[str, 
     return {
         family: {
             **rows,
-            **{kind: _inside_branches(rows[kind], family) for kind in ("hidden", "vector")},
-            **{f"{kind}.outer": rows[kind] for kind in ("hidden", "vector")},
+            **{role: _inside_branches(row, family) for role, row in rows.items() if role.startswith(BRANCH_KINDS)},
+            **{f"{kind}.outer": rows[kind] for kind in BRANCH_KINDS},
         }
         for family, rows in rules.items()
     }
@@ -113,18 +137,21 @@ SCHEMES: dict[str, Scheme] = {
         init_std=1.0,
     ),
     "mup": Scheme(
-        source="Tensor Programs V (arXiv:2203.03466), its tie-able form; eps as Complete(d)P (arXiv:2512.22382)",
-        rules=MUP,
+        source="Tensor Programs V (arXiv:2203.03466), its tie-able form; eps as Complete(d)P (arXiv:2512.22382); "
+        "experts as Malasnicki et al. (arXiv:2508.09752)",
+        rules=_with_experts(MUP),
     ),
     "depth_mup": Scheme(
         source="Tensor Programs VI (arXiv:2310.02244): mup with α = 1/2",
         rules=_with_depth(MUP),
         residual=Power(alpha=-1),
         alpha=(0.5, 0.5),
+        refused=UNROUTED,
     ),
     "completep": Scheme(
-        source="CompleteP (arXiv:2505.01618), Table 1; SGD m_L^(2α-1) as Bordelon et al. (arXiv:2405.15712), Table 1",
-        rules=_with_depth(MUP),
+        source="CompleteP (arXiv:2505.01618), Table 1; SGD m_L^(2α-1) as Bordelon et al. (arXiv:2405.15712), Table 1; "
+        "experts as Jiang et al. (arXiv:2601.20205), Table 1, γ = 1",
+        rules=_with_depth(_mean_field_experts(MUP)),
         residual=Power(alpha=-1),
         alpha=(0.5, 1.0),
     ),
@@ -134,6 +161,7 @@ SCHEMES: dict[str, Scheme] = {
         residual=Power(alpha=-1),
         alpha=(0.5, 1.0),
         needs=("base_width", "base_depth", "base_tokens", "base_batch_tokens"),
+        refused=UNROUTED,
     ),
     "umup": Scheme(
         source="u-muP (arXiv:2407.17465), its multipliers absorbed, without its scaled backward pass; no base shape",
@@ -141,7 +169,8 @@ SCHEMES: dict[str, Scheme] = {
         residual=Power(depth=-1 / 2, absolute=True),
         needs=(),
         init_std=1.0,
-        refused=dict.fromkeys(
+        refused=UNROUTED
+        | dict.fromkeys(
             ("embedding.patch", "hidden.conv", "hidden.outer.conv"),
             "its source gives no rule for 2-D convolutions and patches (unit-scaling refuses them too)",
         ),
@@ -151,5 +180,6 @@ SCHEMES: dict[str, Scheme] = {
         rules={"muon": SPECTRAL},
         residual=Power(alpha=-1),
         alpha=(1.0, 1.0),
+        refused=UNROUTED,
     ),
 }

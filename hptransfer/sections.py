@@ -71,6 +71,9 @@ def _one_of_heads_and_head_dim(heads: int | None, head_dim: int | None) -> None:
         raise ValueError(f"give heads (= {heads}) or head_dim (= {head_dim}), not both: the one given stays fixed")
 
 
+LOAD_BALANCE = 0.01  # Switch Transformer (arXiv:2101.03961), section 2.2
+
+
 class GPT(Section):
     """A decoder-only transformer (models/gpt.py)."""
 
@@ -94,10 +97,35 @@ class GPT(Section):
     """Normalise queries and keys per head, with a gain shared over heads."""
     tie_embeddings: Flag = False
     """One tensor for token embedding and readout."""
+    experts: Count | None = None
+    """Experts in every block's feed-forward branch, each `ffn_ratio * width` wide. Default: none, a dense model. Their
+    number may grow from base to target as long as the share of them that a token is sent to stays."""
+    experts_per_token: Count | None = None
+    """Experts that a token is sent to."""
+    load_balance: NonNegative | None = None
+    """Coefficient of the loss that keeps experts equally busy. Default, where there are experts: 0.01."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _balanced(cls, data: Any) -> Any:
+        if isinstance(data, dict) and data.get("experts") is not None and data.get("load_balance") is None:
+            return {**data, "load_balance": LOAD_BALANCE}
+        return data
 
     @model_validator(mode="after")
     def _one_head_size(self) -> "GPT":
         _one_of_heads_and_head_dim(self.heads, self.head_dim)
+        return self
+
+    @model_validator(mode="after")
+    def _routed(self) -> "GPT":
+        if self.experts is None:
+            if given := [key for key in ("experts_per_token", "load_balance") if getattr(self, key) is not None]:
+                raise ValueError(f"{given[0]} = {getattr(self, given[0])}, but there are no experts: give experts too")
+        elif self.experts_per_token is None:
+            raise ValueError(f"experts_per_token missing: to how many of its {self.experts} experts a token is sent")
+        elif self.experts_per_token > self.experts:
+            raise ValueError(f"experts_per_token = {self.experts_per_token} is more than experts = {self.experts}")
         return self
 
 

@@ -30,9 +30,7 @@ def shape_at(model: ModelConfig, parametrization: Parametrization, data: DataCon
 
     ValueError, key path first, where heads and width do not fit each other.
     """
-    keys: dict[str, Any] = model.model_dump(exclude={"name"})
-    if isinstance(model, Custom):
-        keys = {key: value for key, value in keys.items() if value is not None}
+    keys: dict[str, Any] = model.model_dump(exclude={"name"}, exclude_none=True)
     keys |= _of_data(model, data)
     base_width = parametrization.base_width or model.width
     if base:

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from filelock import FileLock, Timeout
 from torch import Tensor, nn
 
@@ -22,6 +21,7 @@ from hptransfer.divergence import Watch
 from hptransfer.errors import UserError
 from hptransfer.files import make_folder, replacing, write_atomic
 from hptransfer.interrupts import held
+from hptransfer.losses import losses
 from hptransfer.plan import Plan
 from hptransfer.records import Metrics, Record
 from hptransfer.scaling import build, build_optimizer, resolve
@@ -190,11 +190,13 @@ class Trainer:
         inputs, targets = self._batch(*self.data.batch(config.train.seed, self.step, self.plan.sequences))
         watched = self._watched_step(inputs, targets)
         self.optimizer.zero_grad(set_to_none=True)
-        loss = 0.0
+        loss = auxiliary = 0.0
         for rows in self._micro_batches(len(inputs)):
-            part = self._loss(inputs[rows], targets[rows]) * (len(inputs[rows]) / len(inputs))
-            torch.autograd.backward(part)
-            loss += part.item()
+            share = len(inputs[rows]) / len(inputs)
+            cross_entropy, extra = (part * share for part in self._losses(inputs[rows], targets[rows]))
+            torch.autograd.backward(cross_entropy + extra)
+            loss += cross_entropy.item()
+            auxiliary += extra.item()
         norm = float(nn.utils.clip_grad_norm_(self.model.parameters(), config.train.grad_clip or math.inf))
         diverged = self.watch.diverged(loss) or not math.isfinite(norm)
         if diverged:
@@ -207,7 +209,8 @@ class Trainer:
             self.optimizer.step()
         self.step += 1
         lr = config.optimizer.lr * scale
-        self._log(watched, loss=loss, lr=lr, grad_norm=norm)
+        extra_loss = {"auxiliary_loss": auxiliary} if auxiliary else {}
+        self._log(watched, loss=loss, **extra_loss, lr=lr, grad_norm=norm)
         return loss, lr
 
     def _watched_step(self, inputs: Tensor, targets: Tensor) -> dict[str, float]:
@@ -216,15 +219,19 @@ class Trainer:
         if every == 0 or (self.step + 1) % every:
             return {}
         rows = slice(self.plan.micro_batch)
-        return self.diagnostics.before_step(inputs[rows], targets[rows], self._loss)
+        return self.diagnostics.before_step(inputs[rows], targets[rows], self._objective)
 
-    def _loss(self, inputs: Tensor, targets: Tensor) -> Tensor:
-        """Mean cross-entropy in nats per target."""
+    def _objective(self, inputs: Tensor, targets: Tensor) -> Tensor:
+        """What training minimises."""
+        cross_entropy, auxiliary = self._losses(inputs, targets)
+        return cross_entropy + auxiliary
+
+    def _losses(self, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean cross-entropy in nats per target, and the auxiliary loss."""
         bf16 = self.plan.config.train.precision == "bfloat16"
         with torch.autocast(self.device.type, torch.bfloat16, enabled=bf16):
-            logits = self.forward(inputs)
-        logits = logits if logits.dtype == torch.float64 else logits.float()
-        return F.cross_entropy(logits.flatten(0, -2), targets.flatten())
+            output = self.forward(inputs)
+        return losses(output, targets)
 
     def _log(self, watched: dict[str, float], **values: float) -> None:
         """One line of metrics.jsonl (no clock values in it: a resumed run has to write the same), and the tracker's."""
@@ -244,7 +251,8 @@ class Trainer:
         """Nats per token on the fixed held-out set: at most train.eval_tokens of it, the same for every run."""
         inputs, targets = self._batch(*self.data.validation(self._validation_sequences()))
         parts = [
-            self._loss(inputs[rows], targets[rows]) * len(inputs[rows]) for rows in self._micro_batches(len(inputs))
+            self._losses(inputs[rows], targets[rows])[0] * len(inputs[rows])
+            for rows in self._micro_batches(len(inputs))
         ]
         return float(sum(part.item() for part in parts)) / len(inputs)
 

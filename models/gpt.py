@@ -1,7 +1,9 @@
 """A decoder-only transformer (GPT) in plain PyTorch: pre-norm, causal, no dropout, no biases in its linear layers.
 
+With `experts` in its shape, each feed-forward branch is a sparse mixture of them.
+
 Capitals after an underscore name a tensor's axes: B batch, T time, D width, H query heads, G key/value heads,
-K head_dim, F feed-forward width, V vocabulary.
+K head_dim, F feed-forward width, V vocabulary; N tokens of a batch, E experts, A of them active for a token.
 """
 
 from typing import Any
@@ -22,9 +24,13 @@ ROLES = {
     "blocks.*.query_norm.weight": "vector.qk_gain",
     "blocks.*.key_norm.weight": "vector.qk_gain",
     "blocks.*.attention_output.weight": "hidden.attention_output",
-    "blocks.*.up.weight": "hidden.up",
-    "blocks.*.gate.weight": "hidden.gate",
-    "blocks.*.down.weight": "hidden.down",
+    "blocks.*.feed_forward.up.weight": "hidden.up",
+    "blocks.*.feed_forward.gate.weight": "hidden.gate",
+    "blocks.*.feed_forward.down.weight": "hidden.down",
+    "blocks.*.router.weight": "hidden.router",
+    "blocks.*.experts.*.up.weight": "hidden.expert.up",
+    "blocks.*.experts.*.gate.weight": "hidden.expert.gate",
+    "blocks.*.experts.*.down.weight": "hidden.expert.down",
     "norm.*": "vector.outer",
     "readout.weight": "readout",
 }
@@ -40,6 +46,9 @@ Rotation = tuple[Tensor, Tensor]
 class GPT(nn.Module):
     """Token ids (B, T) with T <= seq_len -> logits (B, T, V); the logits at t see the tokens up to and with t.
 
+    With experts: (logits, auxiliary loss), the latter `load_balance` times the imbalance of the routing, its mean over
+    blocks. A mean, not Switch's sum: it keeps its ratio to the cross-entropy's gradient, m_L^-1 in a block at alpha 1.
+
     The multipliers are floats as applied: `input` scales the sum of the embeddings, `residual` each attention and
     each feed-forward branch; `attention` is the whole scale of the attention logits, `output` that of the logits.
     A tied readout also embeds the tokens; `output` is for its logits alone (the tie-able form, 2203.03466 table 8).
@@ -50,6 +59,7 @@ class GPT(nn.Module):
         self.head_dim = shape.head_dim
         self.input_multiplier = multipliers.input
         self.output_multiplier = multipliers.output
+        self.load_balance = shape.load_balance if has_experts(shape) else None
         tied, rope = shape.tie_embeddings, {"learned": False, "rope": True}[shape.positions]
         self.token_embedding = None if tied else nn.Embedding(shape.vocab_size, shape.width)
         self.position_embedding = None if rope else nn.Embedding(shape.seq_len, shape.width)
@@ -57,7 +67,7 @@ class GPT(nn.Module):
         self.norm = make_norm(shape)
         self.readout = nn.Linear(shape.width, shape.vocab_size, bias=False)
 
-    def forward(self, inputs_BT: Tensor) -> Tensor:
+    def forward(self, inputs_BT: Tensor) -> Tensor | tuple[Tensor, Tensor]:
         time = inputs_BT.shape[1]
         x_BTD = F.embedding(inputs_BT, (self.token_embedding or self.readout).weight)
         rotation = None
@@ -66,27 +76,37 @@ class GPT(nn.Module):
         else:
             x_BTD = x_BTD + self.position_embedding.weight[:time]
         x_BTD = scale(x_BTD, self.input_multiplier)
+        imbalances = []
         for block in self.blocks:
-            x_BTD = block(x_BTD, rotation)
+            if self.load_balance is None:
+                x_BTD = block(x_BTD, rotation)
+            else:
+                x_BTD, imbalance = block(x_BTD, rotation)
+                imbalances.append(imbalance)
         # on the readout's input, which a large vocabulary makes smaller than the logits
-        return self.readout(scale(self.norm(x_BTD), self.output_multiplier))
+        logits_BTV = self.readout(scale(self.norm(x_BTD), self.output_multiplier))
+        return (logits_BTV, self.load_balance * torch.stack(imbalances).mean()) if imbalances else logits_BTV
 
 
 build = GPT
 
 
 class Block(nn.Module):
-    """Two residual branches: attention, then feed-forward."""
+    """Two residual branches: attention, then feed-forward. With experts it returns their imbalance too."""
 
     def __init__(self, shape: Any, multipliers: Any) -> None:
         super().__init__()
         self.residual_multiplier = multipliers.residual
         self.attention = Attention(shape, multipliers.attention)
-        self.feed_forward = FeedForward(shape, make_norm(shape))
+        self.feed_forward = MixtureOfExperts(shape) if has_experts(shape) else FeedForward(shape, make_norm(shape))
 
-    def forward(self, x_BTD: Tensor, rotation: Rotation | None) -> Tensor:
+    def forward(self, x_BTD: Tensor, rotation: Rotation | None) -> Tensor | tuple[Tensor, Tensor]:
         x_BTD = torch.add(x_BTD, self.attention(x_BTD, rotation), alpha=self.residual_multiplier)
-        return torch.add(x_BTD, self.feed_forward(x_BTD), alpha=self.residual_multiplier)
+        fed = self.feed_forward(x_BTD)
+        if isinstance(fed, Tensor):
+            return torch.add(x_BTD, fed, alpha=self.residual_multiplier)
+        fed_BTD, imbalance = fed
+        return torch.add(x_BTD, fed_BTD, alpha=self.residual_multiplier), imbalance
 
 
 class Attention(nn.Module):
@@ -144,6 +164,52 @@ class FeedForward(nn.Module):
         x_BTD = self.norm(x_BTD)
         h_BTF = self.up(x_BTD)
         return self.down(F.gelu(h_BTF) if self.gate is None else F.silu(self.gate(x_BTD)) * h_BTF)
+
+
+class MixtureOfExperts(nn.Module):
+    """Norm, then the mean over a token's active experts of gate * expert, with gate = sigmoid(router logit): the form
+    of Jiang et al. (2601.20205, section 3.1), whose scaling rules are for it. The router picks the highest logits; no
+    token is dropped, and none has any say in where another goes.
+
+    Every expert is a module with matrices of its own, called on the tokens that it is sent. The imbalance is the loss
+    of Switch Transformer (2101.03961, equations 4 to 6) without its coefficient: E * sum over experts of the share of
+    all choices that fall on one, times its mean probability by the router's softmax; 1 where they are balanced.
+    """
+
+    def __init__(self, shape: Any) -> None:
+        super().__init__()
+        self.active = shape.experts_per_token
+        self.norm = make_norm(shape)
+        self.router = nn.Linear(shape.width, shape.experts, bias=False)
+        self.experts = nn.ModuleList(FeedForward(shape, nn.Identity()) for _ in range(shape.experts))
+        self.mixture = nn.Identity()  # hooks find what is added to the stream here
+
+    def forward(self, x_BTD: Tensor) -> tuple[Tensor, Tensor]:
+        x_ND = self.norm(x_BTD).flatten(0, 1)
+        logits_NE = self.router(x_ND)
+        logits_NA, chosen_NA = logits_NE.topk(self.active)
+        chosen_E = (chosen_NA.flatten().unsqueeze(-1) == torch.arange(len(self.experts), device=x_ND.device)).sum(0)
+        by_expert = chosen_NA.flatten().argsort(stable=True)
+        sent = x_ND[by_expert // self.active].split(group_sizes(chosen_E, by_expert.numel()))
+        received = torch.cat([expert(tokens) for expert, tokens in zip(self.experts, sent, strict=True)])
+        expert_NAD = received[by_expert.argsort()].unflatten(0, chosen_NA.shape)
+        mixed_ND = (logits_NA.sigmoid().unsqueeze(-1) * expert_NAD).mean(1)
+        share_E = chosen_E / chosen_NA.numel()
+        imbalance = len(self.experts) * (share_E * logits_NE.softmax(-1).mean(0)).sum()
+        return self.mixture(mixed_ND.view_as(x_BTD)), imbalance
+
+
+def group_sizes(chosen_E: Tensor, total: int) -> list[int]:
+    """How many tokens go to each expert; on the meta device, where no one knows, equally many: the cost is the same."""
+    if chosen_E.is_meta:
+        count = len(chosen_E)
+        return [total // count + (index < total % count) for index in range(count)]
+    return chosen_E.tolist()
+
+
+def has_experts(shape: Any) -> bool:
+    """Whether feed-forward branches are mixtures of experts."""
+    return getattr(shape, "experts", None) is not None
 
 
 class RMSNorm(nn.RMSNorm):

@@ -378,6 +378,17 @@ def test_completep_passes_over_width(small):
     assert over("width", small).outcome == "PASS"
 
 
+def test_routed_experts_pass_over_width(runs):
+    moe = GPT | {"experts": 4, "experts_per_token": 2, "ffn_ratio": 1}
+    found = check(config(moe), widths=(32, 64, 128), depths=(), steps=4, seeds=2, runs=runs, workers=1)
+    assert found.passed, to_text(found)
+    slopes = {(one.quantity, one.name): one for one in over("width", found).verdicts}
+    router = slopes["init", "blocks.*.feed_forward.router"]
+    assert (router.low, router.high, router.outcome) == (-0.5, -0.5, "PASS")
+    assert slopes["change", "blocks.*.feed_forward.mixture"].outcome == "PASS"
+    assert slopes["gradient", "hidden.expert.down"].outcome == "PASS"
+
+
 @pytest.mark.parametrize("fault", ["readout dropped", "hidden lr unscaled"])
 def test_a_fault_in_an_mlp_is_named(fault, runs):
     plan_of, name = WIDTH_FAULTS[fault]

@@ -95,7 +95,10 @@ def attention(x_TD: Tensor, weights: dict[str, Tensor], prefix: str, shape, scal
 
 
 def feed_forward(x_TD: Tensor, weights: dict[str, Tensor], prefix: str) -> Tensor:
-    h_TD = normalize(x_TD, weights, prefix)
+    return ungated_or_gated(normalize(x_TD, weights, prefix), weights, prefix)
+
+
+def ungated_or_gated(h_TD: Tensor, weights: dict[str, Tensor], prefix: str) -> Tensor:
     up = h_TD @ weights[prefix + "up.weight"].T
     if prefix + "gate.weight" in weights:
         gate = h_TD @ weights[prefix + "gate.weight"].T
@@ -107,16 +110,24 @@ def embed(inputs_T: Tensor, weights: dict[str, Tensor]) -> Tensor:
     return weights.get("token_embedding.weight", weights["readout.weight"])[inputs_T]
 
 
-def reference_gpt(inputs_T: Tensor, weights: dict[str, Tensor], shape, multipliers) -> Tensor:
+def reference_gpt(inputs_T: Tensor, weights: dict[str, Tensor], shape, multipliers):
+    """Logits (T, V); with experts also each block's imbalance."""
     x_TD = embed(inputs_T, weights)
     if shape.positions == "learned":
         x_TD = x_TD + weights["position_embedding.weight"][: len(inputs_T)]
     x_TD = multipliers.input * x_TD
+    imbalances = []
     for i in range(shape.depth):
         branch = attention(x_TD, weights, f"blocks.{i}.attention.", shape, multipliers.attention)
         x_TD = x_TD + multipliers.residual * branch
-        x_TD = x_TD + multipliers.residual * feed_forward(x_TD, weights, f"blocks.{i}.feed_forward.")
-    return multipliers.output * (normalize(x_TD, weights, "") @ weights["readout.weight"].T)
+        if hasattr(shape, "experts"):
+            fed_TD, imbalance = reference_mixture(x_TD, weights, f"blocks.{i}.feed_forward.", shape)
+            imbalances.append(imbalance)
+        else:
+            fed_TD = feed_forward(x_TD, weights, f"blocks.{i}.feed_forward.")
+        x_TD = x_TD + multipliers.residual * fed_TD
+    logits = multipliers.output * (normalize(x_TD, weights, "") @ weights["readout.weight"].T)
+    return (logits, imbalances) if imbalances else logits
 
 
 def reference_mlp(inputs_T: Tensor, weights: dict[str, Tensor], shape, multipliers) -> Tensor:
@@ -173,6 +184,99 @@ def test_the_block_of_another_library():
     x_BTD = torch.randn(2, 6, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     mask = nn.Transformer.generate_square_subsequent_mask(6, dtype=torch.float64)
     torch.testing.assert_close(block(x_BTD, None), peer(x_BTD, mask, is_causal=True), rtol=1e-11, atol=1e-11)
+
+
+# --- mixture of experts ---
+
+MOE = {"experts": 5, "experts_per_token": 2, "load_balance": 0.5}
+
+
+def reference_mixture(x_TD: Tensor, weights: dict[str, Tensor], prefix: str, shape) -> tuple[Tensor, float]:
+    """Token by token: (mean over the active experts of sigmoid(router logit) * expert, imbalance)."""
+    h_TD = normalize(x_TD, weights, prefix)
+    mixed, times, mass = [], [0] * shape.experts, [0.0] * shape.experts
+    for h_D in h_TD:
+        logits = weights[prefix + "router.weight"] @ h_D
+        active = sorted(range(shape.experts), key=lambda e: -logits[e])[: shape.experts_per_token]
+        parts = [
+            torch.sigmoid(logits[e]) * ungated_or_gated(h_D[None], weights, f"{prefix}experts.{e}.")[0] for e in active
+        ]
+        mixed.append(sum(parts) / len(parts))
+        for e in range(shape.experts):
+            times[e] += e in active
+            mass[e] += torch.softmax(logits, 0)[e].item()
+    tokens, choices = len(h_TD), len(h_TD) * shape.experts_per_token
+    imbalance = shape.experts * sum(t / choices * m / tokens for t, m in zip(times, mass, strict=True))
+    return torch.stack(mixed), imbalance
+
+
+@pytest.mark.parametrize("options", [GPT2, RICH], ids=["gpt2", "rich"])
+@pytest.mark.parametrize("active", [1, 2, 5])
+def test_a_mixture_equals_the_reference(options, active):
+    shape = make_shape(**options | MOE | {"experts_per_token": active})
+    model, inputs = make(gpt, **vars(shape)), tokens(1)
+    expected, imbalances = reference_gpt(inputs[0], model.state_dict(), shape, SimpleNamespace(**UNEVEN))
+    logits, auxiliary = model(inputs)
+    torch.testing.assert_close(logits[0], expected, rtol=1e-5, atol=1e-5)  # angles are float32
+    assert auxiliary.item() == pytest.approx(0.5 * sum(imbalances) / len(imbalances), rel=1e-5)
+
+
+def test_a_balanced_router_has_an_imbalance_of_one_and_one_favourite_has_as_many_as_experts():
+    shape = make_shape(**MOE | {"experts": 4, "experts_per_token": 1})
+    mixture = gpt.MixtureOfExperts(shape).double()
+    x_BTD = torch.zeros(1, 4, 8, dtype=torch.float64)
+    x_BTD[0, range(4), range(4)] = 1.0
+    with torch.no_grad():
+        mixture.norm = nn.Identity()
+        mixture.router.weight.copy_(100 * torch.eye(4, 8))
+        assert mixture(x_BTD)[1].item() == pytest.approx(1)
+        mixture.router.weight.zero_()[2] = 100.0
+        assert mixture(x_BTD)[1].item() == pytest.approx(4)
+
+
+def test_where_a_token_goes_is_no_business_of_another():
+    model, inputs = make(gpt, **GPT2 | MOE), tokens()
+    alone = torch.cat([model(one.unsqueeze(0))[0] for one in inputs])
+    torch.testing.assert_close(alone, model(inputs)[0], rtol=1e-12, atol=1e-12)
+    for t in range(SMALL["seq_len"]):
+        changed = inputs.clone()
+        changed[:, t] = (changed[:, t] + 1) % SMALL["vocab_size"]
+        assert not (model(inputs)[0] - model(changed)[0])[:, :t].abs().gt(1e-12).any()
+
+
+def test_an_expert_without_tokens_has_a_gradient_of_zero():
+    model = make(gpt, **GPT2 | MOE | {"experts": 4, "experts_per_token": 1, "depth": 1})
+    with torch.no_grad():
+        model.blocks[0].feed_forward.norm.weight.zero_()
+        model.blocks[0].feed_forward.norm.bias.fill_(1.0)
+        model.blocks[0].feed_forward.router.weight.zero_()[1] = 1.0
+    logits, auxiliary = model(tokens())
+    (logits.square().sum() + auxiliary).backward()
+    experts = model.blocks[0].feed_forward.experts
+    assert [bool(expert.down.weight.grad.any()) for expert in experts] == [False, True, False, False]
+
+
+def test_a_mixture_survives():
+    model, inputs = make(gpt, **RICH | MOE), tokens()
+    expected = model(inputs)
+    for other in (model.eval(), copy.deepcopy(model)):
+        torch.testing.assert_close(other(inputs), expected, rtol=0, atol=0)
+    single = make(gpt, dtype=torch.float32, **RICH | MOE)
+    with torch.autocast("cpu", torch.bfloat16):
+        low, balance = single(inputs)
+    assert (low.dtype, balance.dtype) == (torch.bfloat16, torch.float32)
+    (F.cross_entropy(low.float().flatten(0, 1), inputs.flatten()) + balance).backward()
+    assert all(parameter.grad.isfinite().all() for parameter in single.parameters())
+
+
+@pytest.mark.filterwarnings("ignore")  # the compiler's own
+def test_a_mixture_compiles_in_parts():
+    """How many tokens go to which expert is known only in the middle of the forward pass: there the graph breaks."""
+    model, inputs = make(gpt, **RICH | MOE), tokens()
+    try:
+        torch.testing.assert_close(torch.compile(model, backend="aot_eager")(inputs), model(inputs))
+    finally:
+        torch._dynamo.reset()
 
 
 # --- properties ---
@@ -246,7 +350,7 @@ def roles_of(module, **options) -> dict[str, list[str]]:
 
 def test_every_parameter_has_one_role_and_every_pattern_a_parameter():
     for module in (gpt, mlp):
-        roles = [roles_of(module, **options) for options in COMBINATIONS]
+        roles = [roles_of(module, **options) for options in (*COMBINATIONS, RICH | MOE)]
         assert all(len(found) == 1 for model in roles for found in model.values())
         assert {found[0] for model in roles for found in model.values()} == set(module.ROLES.values())
 
@@ -272,6 +376,18 @@ def test_roles_name_by_name():
         "norm.weight": "vector.outer",
         "norm.bias": "vector.outer",
         "readout.weight": "readout",
+    }
+    experts = {name: found[0] for name, found in roles_of(gpt, **RICH | MOE).items() if "feed_forward" in name}
+    assert {name: role for name, role in experts.items() if "experts" not in name or "experts.4" in name} == {
+        f"blocks.{block}.feed_forward.{name}.weight": role
+        for block in range(2)
+        for name, role in {
+            "norm": "vector.gain",
+            "router": "hidden.router",
+            "experts.4.up": "hidden.expert.up",
+            "experts.4.gate": "hidden.expert.gate",
+            "experts.4.down": "hidden.expert.down",
+        }.items()
     }
     assert roles_of(mlp)["window_projection.weight"] == ["hidden.outer"]
 

@@ -46,6 +46,8 @@ ADAM = {
         "embedding.token": (1, 1, 1, 1 / 4, 1),
         "hidden.down": (1 / 2, 1, 1 / 4, 1 / 8, 4),
         "hidden.outer": (1 / 2, 1, 1 / 4, 1 / 4, 4),
+        "hidden.expert.up": (1 / 2, 1, 1 / 4, 1 / 8, 4),  # experts: 2601.20205 table 1
+        "hidden.expert.down": (1 / 2, 1, 1 / 4, 1 / 8, 4),
         "readout": (1, 1 / 4, 1, 1 / 4, 1),
         "vector.bias": (1, 1, 1, 1 / 8, 1),
         "vector.outer": (1, 1, 1, 1 / 4, 1),
@@ -165,6 +167,27 @@ def test_a_wider_and_deeper_tensor_by_its_own_fans() -> None:
     ratios = Ratios(fan_in=4, fan_out=8, depth=1)
     assert numbers("mup", "adam", "hidden.up", ratios) == [0.5, 1, 1 / 4, 1 / 8, 4]
     assert numbers("mup", "sgd", "hidden.up", ratios)[2] == 2
+
+
+def test_routed_experts() -> None:
+    """Jiang et al. 2601.20205 table 1: width 4 times, depth 2 times, experts' hidden layer 8 times (α_ffn twice)."""
+    experts_stay = Ratios(fan_in=4, fan_out=1, depth=2)
+    assert numbers("completep", "adam", "hidden.router", experts_stay) == [1 / 4, 1, 1 / 4, 1 / 2, 4]
+    assert numbers("mup", "adam", "hidden.router", experts_stay) == [1 / 4, 1, 1 / 4, 1, 4]
+    assert numbers("mup", "sgd", "hidden.router", experts_stay)[:3] == [1 / 4, 1, 1 / 4]
+    up, down = Ratios(fan_in=4, fan_out=8, depth=2), Ratios(fan_in=8, fan_out=4, depth=2)
+    assert numbers("completep", "adam", "hidden.expert.up", up) == [1 / 2, 1, 1 / 4, 1 / 16, 4]
+    assert numbers("completep", "adam", "hidden.expert.down", down) == [1 / 2 * 1 / 2, 1, 1 / 8, 1 / 8, 8]
+    assert numbers("mup", "adam", "hidden.expert.down", down)[0] == pytest.approx(8**-0.5)
+
+
+@pytest.mark.parametrize("name", ["depth_mup", "completedp", "umup", "spectral"])
+@pytest.mark.parametrize("role", ["hidden.router", "hidden.expert.up"])
+def test_what_no_source_covers_is_refused_by_name(name: str, role: str) -> None:
+    family = next(iter(SCHEMES[name].rules))
+    with pytest.raises(UserError, match=rf"^parametrization\.name: {name} does not cover the role '{role}': .*allowed"):
+        rule(name, family, role)
+    rule(name, family, "hidden.up")
 
 
 def test_unknown_names() -> None:

@@ -47,6 +47,9 @@ OTHER: dict[str, dict[str, Any]] = {
         "positions": "learned",
         "qk_norm": True,
         "tie_embeddings": True,
+        "experts": 4,
+        "experts_per_token": 2,
+        "load_balance": 0.1,
     },
     "parametrization": {
         "name": "mup",
@@ -99,6 +102,9 @@ OTHER: dict[str, dict[str, Any]] = {
 """Another value for every key there is: a new key has to say here on which side it stands."""
 IGNORED = {"data.path", "train.device", "train.threads", "train.checkpoint_seconds", "train.save_weights"}
 TOGETHER: dict[str, dict[str, Any]] = {
+    "model.experts": {"model": {"experts_per_token": 1}},
+    "model.experts_per_token": {"model": {"experts": 4}},
+    "model.load_balance": {"model": {"experts": 4, "experts_per_token": 2}},
     "model.name": {"model": {"heads": None}},
     "model.heads": {"model": {"head_dim": None}},
     "data.source": {"data": {"vocab_size": 256}},
@@ -169,6 +175,7 @@ def test_the_recipe() -> None:
         "precision": "float32",
     }
     assert set(recipe(tiny(), "0")) <= set(RECIPE)
+    assert recipe(tiny(model={"experts": 8, "experts_per_token": 2}))["model"] == "gpt:1/4 of experts"
 
 
 # --- files ---

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from tiny import configs, tiny
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from hptransfer.config import RunConfig
 from hptransfer.errors import UserError
@@ -136,6 +137,42 @@ def test_explain_by_hand() -> None:
         "readout",
         "vector",
     }
+
+
+EXPERTS = {"experts": 8, "experts_per_token": 2, "ffn_ratio": 2}
+
+
+def test_experts_cost_what_is_active_of_them() -> None:
+    """Against the same model without experts: per token 2 of 8 experts of 2 * 16 * 32 each, and a router of 8 * 16."""
+    dense, sparse = resolve(tiny()), resolve(tiny(model=EXPERTS))
+    expert, router = 2 * 16 * 32, 8 * 16
+    assert sparse.params - dense.params == 2 * (7 * expert + router)
+    assert sparse.params_active - dense.params_active == 2 * (expert + router)
+    assert dense.params_active == dense.params
+    assert sparse.flops_per_token - dense.flops_per_token == 6 * 2 * (expert + router)
+    assert sparse.facts["params"] == sparse.params
+    counter = FlopCounterMode(display=False)
+    with counter:
+        logits, auxiliary = build(sparse)(torch.arange(16).unsqueeze(0))
+        torch.autograd.backward(logits.sum() + auxiliary)
+    dense_counter = FlopCounterMode(display=False)
+    with dense_counter:
+        torch.autograd.backward(build(dense)(torch.arange(16).unsqueeze(0)).sum())
+    assert counter.get_total_flops() - dense_counter.get_total_flops() == sparse.cost.flops - dense.cost.flops
+
+
+def test_experts_by_hand() -> None:
+    """Width 16 -> 64, depth 2 -> 4, experts as many and twice as wide for their width: m_in of `down` is 8."""
+    tensors = explained(tiny(model={**BIG, **EXPERTS}, parametrization={"base_ffn_ratio": 1}))["tensors"]
+    expected = {
+        "router": (STD / 4, LR / 4, EPS / 2, DECAY * 4),
+        "experts.7.up": (STD / 2, LR / 4, EPS / 16, DECAY * 4),
+        "experts.7.down": (STD / 8 * 2, LR / 8, EPS / 8, DECAY * 8),
+    }
+    for name, numbers in expected.items():
+        tensor = tensors[f"blocks.3.feed_forward.{name}.weight"]
+        found = [tensor[key] for key in ("init_std", "lr", "eps", "weight_decay")]
+        assert found == pytest.approx(numbers, rel=1e-15), name
 
 
 def test_attention_when_the_heads_stay_and_the_head_grows() -> None:

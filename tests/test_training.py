@@ -116,6 +116,23 @@ def test_metrics(tmp_path: Path, on_text: Make) -> None:
     assert lines[-1]["loss"] < lines[0]["loss"]
 
 
+def test_training_minimises_more_than_it_reports(tmp_path: Path, on_text: Make) -> None:
+    """`loss` is the cross-entropy alone; the load-balance loss stands beside it, and is trained on."""
+    experts = {"experts": 4, "experts_per_token": 1}
+    uneven = {"init_multipliers": {"hidden.router": 50}}
+    weak, strong = (
+        train(on_text(model={**experts, "load_balance": coefficient}, parametrization=uneven), tmp_path)
+        for coefficient in (1e-9, 100)
+    )
+    first = [metrics(record)[0] for record in (weak, strong)]
+    assert first[0]["loss"] == first[1]["loss"] == pytest.approx(math.log(256), rel=0.02)
+    assert first[0]["auxiliary_loss"] * 1e11 == pytest.approx(first[1]["auxiliary_loss"], rel=1e-5)
+    last = [metrics(record)[-1]["auxiliary_loss"] for record in (weak, strong)]
+    assert last[1] < min(first[1]["auxiliary_loss"], 0.5e11 * last[0])
+    assert strong.result is not None
+    assert strong.result["loss"] < 2 * math.log(256) < 100
+
+
 def test_rare_lines_and_held_out_losses(tmp_path: Path, on_text: Make) -> None:
     lines = metrics(train(on_text(**EVENTFUL), tmp_path))
     assert [line["step"] for line in lines] == [3, 4, 6, 8, 9, 12]
@@ -231,13 +248,14 @@ def test_precisions(tmp_path: Path, on_text: Make) -> None:
     [
         {"model": {"name": "mlp", "window": 4}},
         {"model": {"norm": "rmsnorm", "activation": "swiglu", "qk_norm": True, "kv_heads": 1, "tie_embeddings": True}},
+        {"model": {"experts": 4, "experts_per_token": 2}},
         {"optimizer": {"name": "sgd", "lr": 0.5}},
         {"parametrization": {"name": "sp", "base_width": None, "base_depth": None}},
         {"schedule": {"name": "wsd"}},
         {"schedule": {"name": "constant", "warmup": 0}},
         {"data": {"tokenizer": "bpe", "vocab_size": 300}},
     ],
-    ids=["mlp", "rich", "sgd", "sp", "wsd", "constant", "bpe"],
+    ids=["mlp", "rich", "experts", "sgd", "sp", "wsd", "constant", "bpe"],
 )
 def test_whatever_is_trained_learns_and_can_be_resumed(tmp_path: Path, on_text: Make, sections: dict[str, Any]) -> None:
     config = on_text(**sections)

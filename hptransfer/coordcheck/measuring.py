@@ -5,10 +5,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hptransfer.data import Batch, Data
+from hptransfer.losses import losses
 from hptransfer.observing import Activations, observe, rms
 from hptransfer.optimizers import Together
 from hptransfer.plan import Plan
@@ -76,9 +76,8 @@ def _short(batch: Batch, plan: Plan) -> tuple[Tensor, Tensor]:
 def _gradients(model: nn.Module, inputs: Tensor, targets: Tensor) -> None:
     """Leaves the gradient of the mean loss (nats per target) in the parameters."""
     model.zero_grad(set_to_none=True)
-    output = model(inputs)
-    logits, auxiliary = output if isinstance(output, tuple) else (output, 0.0)
-    torch.autograd.backward(F.cross_entropy(logits.flatten(0, -2), targets.flatten()) + auxiliary)
+    cross_entropy, auxiliary = losses(model(inputs), targets)
+    torch.autograd.backward(cross_entropy + auxiliary)
 
 
 def _by_role(model: nn.Module, plan: Plan) -> dict[str, float]:

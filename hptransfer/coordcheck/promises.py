@@ -101,6 +101,7 @@ def exactly(exponent: Exponent, source: str) -> Promise:
 
 TP5 = "Tensor Programs V (arXiv:2203.03466)"
 COMPLETEP = "CompleteP (arXiv:2505.01618)"
+JIANG = "Jiang et al. (arXiv:2601.20205)"
 
 FILLED = (
     "m_L^(α-1/2) more for gradients while untrained blocks, not the embedding, fill the stream that norms divide by"
@@ -121,6 +122,7 @@ PROMISES: dict[tuple[Axis, Quantity], dict[str, Promise]] = {
             Exponent(-1 / 2), f"{TP5}, table 8: m_in independent terms of a readout whose std stays, times 1 / m_in"
         ),
         "scores": exactly(Exponent(head=-1 / 2), f"{TP5}: head_dim independent terms, times 1 / head_dim"),
+        "branch.hidden.router": exactly(Exponent(-1 / 2), f"{JIANG}: m_in independent terms, std m_in^-1"),
     },
     ("width", "change"): {
         "any": exactly(FLAT, f"{TP5}: every coordinate changes by Θ(1)"),
@@ -129,12 +131,18 @@ PROMISES: dict[tuple[Axis, Quantity], dict[str, Promise]] = {
             FLAT,
             f"{TP5}: as initialised, then flat as queries and keys align",
         ),
+        "branch.hidden.router": Promise(
+            Exponent(-1 / 2), FLAT, f"{JIANG}: flat once its gradients agree on a direction of the stream"
+        ),
     },
     ("width", "gradient"): {
         "any": exactly(FLAT, "eps follows the gradient: Complete(d)P (arXiv:2512.22382), table 1"),
         "branch.hidden.query": ATTENDING,
         "branch.hidden.key": ATTENDING,
         "branch.vector.qk_gain": Promise(Exponent(-1 / 2), FLAT, "one gain sums over heads, independent at first"),
+        "branch.hidden.router": Promise(
+            Exponent(-1 / 2), FLAT, "experts' outputs against the stream's gradient: independent at first, then aligned"
+        ),
     },
     ("depth", "init"): {
         "any": exactly(FLAT, "a block's branches see a normalised stream, whatever the depth"),

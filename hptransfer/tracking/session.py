@@ -26,6 +26,7 @@ AXES = ("step", "tokens", "flops")
 FACTS = (
     "params",
     "params_total",
+    "params_active",
     "tokens",
     "batch_tokens",
     "lr",

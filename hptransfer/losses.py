@@ -1,0 +1,17 @@
+"""What a model's forward gives back, as losses."""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def losses(output: Any, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """(mean cross-entropy in nats per target, auxiliary loss) of `logits` (..., V) or `(logits, auxiliary_loss)`.
+
+    Training minimises the sum; what is reported is the cross-entropy. A model without an auxiliary loss has one of 0.
+    """
+    logits, auxiliary = output if isinstance(output, tuple) else (output, torch.zeros((), device=targets.device))
+    logits = logits if logits.dtype == torch.float64 else logits.float()
+    return F.cross_entropy(logits.flatten(0, -2), targets.flatten()), auxiliary
