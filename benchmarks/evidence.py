@@ -60,6 +60,23 @@ STUDIES = {
         DEPTHS,
         {"sp = mup": SP, "depth_mup": ["parametrization.name=depth_mup"], "completep": COMPLETEP},
     ),
+    "both": Study(
+        "configs/evidence.yaml",
+        [{"width": 32, "depth": 2}, {"width": 64, "depth": 4}, {"width": 96, "depth": 6}],
+        {"sp": SP, "completep": COMPLETEP},
+        {"sp": -7},
+        overrides=["train.tokens_per_param=5"],
+        seeds=(0,),
+    ),
+    "muon": Study(
+        "configs/evidence.yaml",
+        WIDTHS,
+        {"spectral": ["parametrization.name=spectral"]},
+        {"spectral": -5},
+        overrides=["optimizer.name=muon"],
+        lrs={"optimizer.lr": 1.0, "optimizer.adamw_lr": 0.25},
+        seeds=(0, 1),
+    ),
 }
 
 
