@@ -49,7 +49,14 @@ def parser() -> argparse.ArgumentParser:
     verb(
         verbs.table,
         ("name", {}),
-        ("optimizer", {"nargs": "?", "help": "adamw, sgd or muon (default: the first it has rows for)"}),
+        ("optimizer", {"nargs": "?", "help": "adamw, sgd, muon, shampoo, soap or kfac (default: the first it has)"}),
+    )
+    how = (
+        ("--retry-failed", {"action": "store_true", "help": "run failed runs again"}),
+        ("--timeout", {"type": float, "metavar": "SECONDS", "help": "of one local trial"}),
+        ("--trials-per-device", {"type": int, "default": 1, "metavar": "K", "help": "on each accelerator at a time"}),
+        ("--executor", {"default": "local", "help": "local (default), slurm or ray"}),
+        ("--option", {"action": "append", "default": [], "metavar": "KEY=V", "help": "for the executor; repeatable"}),
     )
     sweep_file = ("sweep", {"help": "sweep file (YAML, as W&B's)"})
     seed = ("--seed", {"type": int, "default": 0, "help": "of a random sweep's draws"})
@@ -62,11 +69,8 @@ def parser() -> argparse.ArgumentParser:
         seed,
         design,
         ("--dry-run", {"action": "store_true", "help": "list the runs and their cost"}),
-        ("--retry-failed", {"action": "store_true", "help": "run failed runs again"}),
-        ("--timeout", {"type": float, "metavar": "SECONDS", "help": "of one local trial"}),
-        ("--trials-per-device", {"type": int, "default": 1, "metavar": "K", "help": "on each accelerator at a time"}),
-        ("--executor", {"default": "local", "help": "local (default), slurm or ray"}),
-        ("--option", {"action": "append", "default": [], "metavar": "KEY=V", "help": "for the executor; repeatable"}),
+        ("--share", {"action": "store_true", "help": "work beside another process that runs this sweep"}),
+        *how,
     )
     verb(verbs.status, sweep_file, runs, workers, seed, design, as_json)
     verb(
@@ -115,6 +119,23 @@ def parser() -> argparse.ArgumentParser:
         overrides=True,
     )
     verb(verbs.transfer, laws, ("target", {"help": "the target's run config"}), output, batch, overrides=True)
+    verb(
+        verbs.confirm,
+        ("config", {"help": "the target's run config as transfer wrote it"}),
+        ("--budget", {"required": True, "type": percent, "metavar": "P%", "help": "of the FLOPs of the target's run"}),
+        ("--run", {"action": "store_true", "help": "train the rung and judge (without: only the plan)"}),
+        ("--laws", {"default": "laws.yaml", "metavar": "FILE", "help": "that transfer used (default: laws.yaml)"}),
+        ("--evidence", {"nargs": "+", "metavar": "RUNS", "help": "that the laws were fitted to (default: --runs)"}),
+        (
+            "--tolerate",
+            {"type": percent, "default": "0.5%", "metavar": "P%", "help": "regret (default: 0.5%% of the loss)"},
+        ),
+        ("-o", "--output", {"metavar": "FILE", "help": "the laws fitted again (default: LAWS_confirmed.yaml)"}),
+        runs,
+        workers,
+        *how,
+        overrides=True,
+    )
     verb(verbs.report, records, ("--laws", {"metavar": "FILE"}), output)
     verb(
         verbs.wandb,

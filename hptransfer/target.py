@@ -75,10 +75,10 @@ def transfer(laws: Laws, target: RunConfig, batch_tokens: float | None = None) -
 
 def _from_laws(prediction: Prediction) -> tuple[dict[str, Any], dict[str, str]]:
     """lr and weight decay."""
-    moved: dict[str, Any] = {"optimizer.lr": _rounded(prediction.lr.value)}
+    moved: dict[str, Any] = {"optimizer.lr": rounded(prediction.lr.value)}
     reasons = {"optimizer.lr": _swept(prediction.lr, "least expected regret; ")}
     if (decay := prediction.weight_decay) is not None:
-        moved["optimizer.weight_decay"] = _rounded(decay.value)
+        moved["optimizer.weight_decay"] = rounded(decay.value)
         reasons["optimizer.weight_decay"] = _swept(decay, "AdamW timescale; ")
     return moved, reasons
 
@@ -104,7 +104,7 @@ def _with_batch(laws: Laws, target: RunConfig, batch: int, moved: dict[str, Any]
     reasons["optimizer.eps"] = same if ratio == 1 else f"over the square root, {changed}"
 
 
-def _rounded(value: float) -> float:
+def rounded(value: float) -> float:
     """Three significant digits: far finer than any interval, and short enough to be read and typed."""
     return float(f"{value:.3g}")
 

@@ -3,6 +3,7 @@
 import argparse
 import sys
 from pathlib import Path
+from typing import Any
 
 from hptransfer.bars import count_bar, data_bar, step_bar
 from hptransfer.errors import UserError, about
@@ -60,23 +61,18 @@ def table(args: argparse.Namespace) -> int:
 
 def sweep(args: argparse.Namespace) -> int:
     """Run every run of a sweep file in a pool of processes; the same command continues an interrupted sweep."""
-    from hptransfer.loading import parse_override
     from hptransfer.sweeps import sweep as run_sweep
 
     with data_bar() as on_data:
         result = run_sweep(
             args.sweep,
             runs=args.runs,
-            workers=args.workers,
             seed=args.seed,
             dry_run=args.dry_run,
-            retry_failed=args.retry_failed,
             design=args.design,
-            timeout=args.timeout,
-            executor=args.executor,
-            executor_options=dict(parse_override(option) for option in args.option),
-            trials_per_device=args.trials_per_device,
+            share=args.share,
             on_data=on_data,
+            **_how(args),
         )
     print(result.to_text())
     return 1 if result.failed else 0
@@ -206,6 +202,55 @@ def transfer(args: argparse.Namespace) -> int:
     print(tuned.to_text())
     print(args.output)
     return 0
+
+
+def confirm(args: argparse.Namespace) -> int:
+    """Plan a last rung before the big run: three lrs for a share of its FLOPs. --run trains it, says go or no-go
+    (exit status 1), and writes the laws fitted again with what it saw."""
+    from hptransfer.config import load_config
+    from hptransfer.confirming import losses_of, moved, propose, refit, train_rung
+    from hptransfer.laws import Laws
+    from hptransfer.laws.rung import judge
+    from hptransfer.sweeps.progress import seconds_per_flop
+    from hptransfer.tracking import rows_from
+
+    runs, before = Path(args.runs), Laws.load(args.laws)
+    tuned = load_config(args.config, args.overrides)
+    with about(args.config):
+        proposal = propose(before, tuned, args.budget)
+    for warning in proposal.warnings:
+        say(f"warning: {warning}")
+    if not args.run:
+        print(proposal.to_text(seconds_per_flop(runs)))
+        say("a plan, nothing was trained; --run trains it and says go or no-go")
+        return 0
+    with data_bar() as on_data:
+        rows = train_rung(proposal, args.config, runs, args.overrides, **_how(args), on_data=on_data)
+    losses = losses_of(rows)
+    verdict = judge(before, proposal.line, losses, args.tolerate)
+    print(proposal.to_text(losses=losses), verdict.to_text(), sep="\n\n")
+    output = Path(args.output or Path(args.laws).with_stem(f"{Path(args.laws).stem}_confirmed"))
+    try:
+        after = refit(before, rows_from(args.evidence or [runs], warn=say), rows)
+        after.save(output, overwrite=False)
+        print("", moved(before, after, tuned), output, sep="\n")
+    except UserError as problem:
+        say(f"the laws are not fitted again: {problem}")
+    return 0 if verdict.go else 1
+
+
+def _how(args: argparse.Namespace) -> dict[str, Any]:
+    """What the command line says of how runs are trained."""
+    from hptransfer.loading import parse_override
+
+    return {
+        "workers": args.workers,
+        "retry_failed": args.retry_failed,
+        "timeout": args.timeout,
+        "executor": args.executor,
+        "executor_options": dict(parse_override(option) for option in args.option),
+        "trials_per_device": args.trials_per_device,
+    }
 
 
 def report(args: argparse.Namespace) -> int:

@@ -6,10 +6,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from hptransfer.config import load_config
 from hptransfer.errors import UserError
 from hptransfer.laws import figures, fit
 from hptransfer.laws.compare import compare, to_text
-from hptransfer.laws.ladder import Rung, propose
+from hptransfer.laws.ladder import LEAST_STEPS, Rung, halvings, propose
 from hptransfer.laws.published import LAWS, listing, predict_published, rivals, show
 from hptransfer.laws.synthetic import BASE_PARAMS, BASE_TOKENS, World
 from hptransfer.records import Row
@@ -102,13 +103,14 @@ def test_figures_of_a_fit() -> None:
     assert figures.valley_contours(rows, fit(rows_of(World(), [0], runs=1))) is None
 
 
-TARGET = Rung({"width": 512, "depth": 16}, BASE_PARAMS * 4096, BASE_TOKENS * 4096, 1e20)
+TARGET = Rung({"width": 512, "depth": 16}, BASE_PARAMS * 4096, BASE_TOKENS * 4096, 1e20, 10**6)
 HALVED = [
     Rung(
         {"width": 512 >> i, "depth": max(2, 16 >> i)},
         BASE_PARAMS * 4096 / 8**i,
         BASE_TOKENS * 4096 / 8**i,
         1e20 / 64**i,
+        10**6 // 8**i,
     )
     for i in range(1, 5)
 ]
@@ -133,6 +135,27 @@ def test_a_budget_that_is_too_small_names_the_least_that_works() -> None:
         propose(TARGET, HALVED, 1e-9)
     with pytest.raises(UserError, match="too small for a ladder"):
         propose(TARGET, HALVED[:1], 0.5)
+
+
+def test_rungs_of_a_handful_of_steps_are_not_proposed() -> None:
+    short = [replace(rung, steps=steps) for rung, steps in zip(HALVED, (3000, 400, 50, 6), strict=True)]
+    assert all(rung.steps >= LEAST_STEPS for rung in propose(TARGET, short, 0.5).rungs)
+    with pytest.raises(
+        UserError, match=r"a run of width 128, depth 4 has 3 steps; .* two sizes of at least 100"
+    ) as no:
+        propose(TARGET, [replace(rung, steps=rung.steps // 5000) for rung in HALVED][1:], 0.5)
+    assert "\n" not in str(no.value)
+
+
+def test_steps_of_the_halvings_follow_the_targets_tokens_per_parameter() -> None:
+    config = load_config("configs/quickstart_target.yaml", ["train={tokens: 2e5, batch_tokens: 1024}"])
+    target, found = halvings(config)
+    assert target.steps == round(2e5 / config.batch_tokens)
+    for rung in found:
+        assert rung.tokens / rung.params == pytest.approx(target.tokens / target.params)
+        assert rung.steps == max(1, round(rung.tokens / config.batch_tokens))
+    with pytest.raises(UserError, match=f"at least {LEAST_STEPS}"):
+        propose(target, found, 0.5)
 
 
 def test_a_joint_ladder_is_random_and_capped() -> None:

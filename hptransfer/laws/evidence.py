@@ -96,7 +96,7 @@ def gather(rows: Sequence[Row], pool: bool = False) -> Evidence:
     cells = tuple(_cell(group) for group in groups)
     features = _features(cells, str(recipe.get("parametrization", "")), "batch_tokens" in coordinates)
     problem = _problem(coordinates, groups, cells, features, str(recipe.get("parametrization", "")))
-    return Evidence(tuple(ordered), cells, features, problem, recipe, _hash(rows), tuple(warnings))
+    return Evidence(tuple(ordered), cells, features, problem, recipe, data_hash(rows), tuple(warnings))
 
 
 def point(cell: Cell) -> dict[str, float]:
@@ -271,7 +271,7 @@ def _best(
     return int(np.argmin(np.where(inside, np.where(diverged, 1e3, y), 1e6)))
 
 
-def _hash(rows: Sequence[Row]) -> str:
+def data_hash(rows: Sequence[Row]) -> str:
     """Of the numbers that were fitted, whatever their order."""
     lines = sorted(
         f"{row.params!r},{row.tokens!r},{row.lr!r},{row.batch_tokens!r},{row.weight_decay!r},{row.loss!r},{row.status}"

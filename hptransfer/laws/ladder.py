@@ -27,19 +27,22 @@ PAIRS = (8, 16, 24)
 TRIES = 2
 """Made-up worlds per candidate."""
 SMALLEST_WIDTH = 16
+LEAST_STEPS = 100
+"""Of a run that is to say something: five times the 20 steps over which AdamW's default beta2 = 0.95 forgets."""
 OCTAVES = 3
 """Of batch either side of the config's."""
 
 
 @dataclass(frozen=True)
 class Rung:
-    """A size of the ladder: non-embedding parameters, the tokens and the FLOPs of one run."""
+    """A size of the ladder: non-embedding parameters; tokens, FLOPs and optimizer steps of one run."""
 
     model: Mapping[str, int]
     """Width and depth, and the number of key heads where it grows with the width."""
     params: float
     tokens: float
     flops: float
+    steps: int
 
 
 @dataclass(frozen=True)
@@ -63,7 +66,7 @@ class Ladder:
         """The rungs, the cost, and the interval to expect."""
         swept = "random (lr, batch) pairs" if self.sweep_batch else "lrs, an octave apart"
         lines = [
-            f"{_shape(rung)}: {rung.params:.3g} parameters, {rung.tokens:.3g} tokens, "
+            f"{_shape(rung)}: {rung.params:.3g} parameters, {rung.tokens:.3g} tokens in {rung.steps} steps, "
             f"{self.runs_per_rung} {swept}, {self.runs_per_rung * rung.flops:.3g} FLOPs"
             for rung in self.rungs
         ]
@@ -111,8 +114,10 @@ def propose(
 ) -> Ladder:
     """The best ladder out of `halvings` (largest first) whose runs cost at most `budget` times a run of the target.
 
-    UserError where no ladder of two rungs is affordable, with the budget that would do.
+    UserError where no ladder of two rungs is affordable, with the budget that would do, and where the rungs train for
+    fewer than LEAST_STEPS steps.
     """
+    halvings = _long_enough(halvings)
     counts = PAIRS if sweep_batch else LRS
     candidates = [
         (tuple(reversed(halvings[first : first + size])), runs)
@@ -133,6 +138,19 @@ def propose(
         for rungs, runs in worthwhile
     ]
     return min(tried, key=lambda ladder: ladder.interval)
+
+
+def _long_enough(halvings: Sequence[Rung]) -> list[Rung]:
+    """The rungs of LEAST_STEPS steps; UserError where a ladder falls short for want of them."""
+    found = [rung for rung in halvings if rung.steps >= LEAST_STEPS]
+    if len(found) < min(RUNGS) <= len(halvings):
+        short = next(rung for rung in halvings if rung.steps < LEAST_STEPS)
+        raise UserError(
+            f"train.tokens: at the target's {short.tokens / short.params:.2g} tokens per parameter a run of "
+            f"{_shape(short)} has {short.steps} steps; a ladder needs two sizes of at least {LEAST_STEPS}: "
+            "give the target more tokens or a smaller train.batch_tokens"
+        )
+    return found
 
 
 def expected_interval(target: Rung, rungs: Sequence[Rung], runs: int, sweep_batch: bool, parametrization: str) -> float:
@@ -165,10 +183,12 @@ def halvings(config: "RunConfig") -> tuple[Rung, list[Rung]]:
     more_key_heads = bool(given.get("head_dim") and given.get("kv_heads"))
     grown = ("width", "depth", *(("kv_heads",) if more_key_heads else ()))
 
-    def rung(one: "RunConfig") -> Rung:
+    def rung(one: "RunConfig", tokens_per_param: float | None = None) -> Rung:
         plan = resolve(one)
         model = {name: int(getattr(one.model, name)) for name in grown}
-        return Rung(model, float(plan.params), float(plan.tokens), float(plan.flops))
+        tokens = plan.tokens if tokens_per_param is None else tokens_per_param * plan.params
+        steps = max(1, round(tokens / plan.batch_tokens))
+        return Rung(model, float(plan.params), float(tokens), plan.flops / plan.steps * steps, steps)
 
     target = rung(config)
     found = []
@@ -177,8 +197,8 @@ def halvings(config: "RunConfig") -> tuple[Rung, list[Rung]]:
         if model["width"] < SMALLEST_WIDTH:
             break
         try:
-            tokens = {"tokens": None, "tokens_per_param": target.tokens / target.params}
-            found.append(rung(config.updated(model=model, train=tokens)))
+            smaller = config.updated(model=model, train={"tokens": int(target.tokens), "tokens_per_param": None})
+            found.append(rung(smaller, target.tokens / target.params))
         except (UserError, ValueError):
             continue  # heads that do not divide the width, say
     return target, found

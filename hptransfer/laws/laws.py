@@ -135,11 +135,11 @@ class Laws:
         """The smallest and the largest batch of the runs, in tokens."""
         return self.smallest("lowest_batch"), self.largest("highest_batch")
 
-    def save(self, path: Path | str) -> None:
-        """Readable YAML, written whole or not at all."""
+    def save(self, path: Path | str, overwrite: bool = True) -> None:
+        """Readable YAML, written whole or not at all; UserError where a file is in the way that must stay."""
         from hptransfer.laws.store import save
 
-        save(self, Path(path))
+        save(self, Path(path), overwrite)
 
     @staticmethod
     def load(path: Path | str) -> "Laws":

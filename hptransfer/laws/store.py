@@ -32,9 +32,12 @@ COMMENTS = {
 }
 
 
-def save(laws: Laws, path: Path) -> None:
-    """Writes the file whole or not at all."""
-    write_atomic(path, to_yaml(to_plain(laws), COMMENTS))
+def save(laws: Laws, path: Path, overwrite: bool = True) -> None:
+    """Writes the file whole or not at all; UserError where it may not be overwritten and holds something else."""
+    text = to_yaml(to_plain(laws), COMMENTS)
+    if path.exists() and not overwrite and path.read_bytes() != text.encode():
+        raise UserError(f"{path}: exists and is not overwritten; name another file with -o")
+    write_atomic(path, text)
 
 
 def load(path: Path) -> Laws:
