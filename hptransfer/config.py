@@ -5,9 +5,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pydantic import model_validator
+from pydantic import field_validator, model_validator
 
 from hptransfer.loading import read_source, read_yaml, to_yaml, validate
+from hptransfer.parametrization import FAMILIES, PRINTED_ONLY
 from hptransfer.sections import (
     AdamW,
     DataConfig,
@@ -50,6 +51,17 @@ class RunConfig(Section):
     @classmethod
     def _parametrized(cls, data: Any) -> Any:
         return {"parametrization": {}, **data} if isinstance(data, dict) else data
+
+    @field_validator("optimizer", mode="before")
+    @classmethod
+    def _run_here(cls, value: Any) -> Any:
+        name = value.get("name") if isinstance(value, dict) else None
+        if isinstance(name, str) and name in PRINTED_ONLY:
+            raise ValueError(
+                f"{name} is not run here, its rows are printed: hptransfer table {PRINTED_ONLY[name]} {name}; "
+                f"allowed: {', '.join(FAMILIES)}"
+            )
+        return value
 
     @model_validator(mode="after")
     def _consistent(self) -> "RunConfig":

@@ -28,6 +28,11 @@ Value = TypeVar("Value")
 FAMILIES = {"adamw": "adam", "sgd": "sgd", "muon": "muon"}
 """The rows that each optimizer follows."""
 
+PRINTED_ONLY = {
+    family: name for name, what in SCHEMES.items() for family in what.rules if family not in FAMILIES.values()
+}
+"""Families that no optimizer here follows, and a parametrization that has rows for each."""
+
 
 def scheme(name: str) -> Scheme:
     """The parametrization of this name; UserError where there is none."""
@@ -94,10 +99,10 @@ def to_markdown(name: str, optimizer: str | None = None) -> str:
     lines = [f"| role | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|"]
     for role, row in sorted(rules[family].items()):
         lines.append(f"| {role} | {' | '.join(str(cell(role, row)) for cell in columns.values())} |")
-    return "\n".join([*lines, "", _footnote(name)]) + "\n"
+    return "\n".join([*lines, "", _footnote(name, family)]) + "\n"
 
 
-def _footnote(name: str) -> str:
+def _footnote(name: str, family: str) -> str:
     """What the table's columns do not hold: branches, attention, and the meaning of the signs."""
     what = SCHEMES[name]
     low, high = what.alpha
@@ -106,5 +111,6 @@ def _footnote(name: str) -> str:
     powers = {0.5: "1/sqrt(head_dim)", 1.0: "sqrt(base_head_dim)/head_dim" if what.needs else "1/head_dim"}
     return (
         f"Residual branches × {what.residual}{alpha}; attention logits × {powers[what.attention]}. Cells multiply "
-        f"{base}. † `decay_vectors: true` decays gains and biases too. Source: {what.source}."
+        f"{base}. † `decay_vectors: true` decays gains and biases too. Source: {what.sources.get(family, what.source)}."
+        f"{' Printed only: not run here.' if family in PRINTED_ONLY else ''}"
     )

@@ -125,6 +125,8 @@ class Scheme:
     """What the config has to say of the base, since a default would silently switch the transfer off."""
     init_std: float = 0.02
     """The default of parametrization.init_std (0.02: GPT-2's)."""
+    sources: Mapping[str, str] = field(default_factory=dict)
+    """Of optimizer families whose rows are not from `source`."""
     refused: Mapping[str, str] = field(default_factory=dict)
     """Roles, by prefix, that its source does not cover, and why."""
 

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import replace
 
+from hptransfer import second_order
 from hptransfer.rules import Power, Rule, Scheme
 
 IN, OUT = Power(fan_in=1), Power(fan_out=1)
@@ -139,7 +140,12 @@ SCHEMES: dict[str, Scheme] = {
     "mup": Scheme(
         source="Tensor Programs V (arXiv:2203.03466), its tie-able form; eps as Complete(d)P (arXiv:2512.22382); "
         "experts as Malasnicki et al. (arXiv:2508.09752)",
-        rules=_with_experts(MUP),
+        rules={
+            **_with_experts(MUP),
+            "shampoo": second_order.with_vectors(second_order.SHAMPOO, MUP["adam"]),
+            "kfac": second_order.with_vectors(second_order.KFAC, MUP["adam"]),
+        },
+        sources=second_order.SOURCES,
     ),
     "depth_mup": Scheme(
         source="Tensor Programs VI (arXiv:2310.02244): mup with α = 1/2",
@@ -177,7 +183,14 @@ SCHEMES: dict[str, Scheme] = {
     ),
     "spectral": Scheme(
         source="the spectral condition (arXiv:2310.17813) for Muon; depth and eps as Qiu et al. (arXiv:2512.05620)",
-        rules={"muon": SPECTRAL},
+        rules={
+            "muon": SPECTRAL,
+            "shampoo": second_order.with_vectors(
+                second_order.with_depth(second_order.SHAMPOO, eps=Power(alpha=-2)), SPECTRAL
+            ),
+            "soap": second_order.with_vectors(second_order.with_depth(second_order.SOAP, eps=BRANCH_EPS), SPECTRAL),
+        },
+        sources=second_order.SOURCES_WITH_DEPTH,
         residual=Power(alpha=-1),
         alpha=(1.0, 1.0),
         refused=UNROUTED,

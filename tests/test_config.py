@@ -86,6 +86,8 @@ COMPLAINTS = {
     "optimizer: 3": "optimizer: expected a mapping of keys, got 3",
     "optimizer: {name: adam}": f"optimizer.name: unknown value 'adam'; allowed: {', '.join(FAMILIES)}; did you mean "
     "'adamw'?",
+    "optimizer: {name: soap}": "optimizer: soap is not run here, its rows are printed: hptransfer table spectral soap; "
+    f"allowed: {', '.join(FAMILIES)}",
     "schedule: {name: wds}": "schedule.name: unknown value 'wds'; allowed: linear, cosine, wsd, constant; "
     "did you mean 'wsd'?",
     "schedule: {name: wsd, warmup: 0.6, decay: 0.6}": "schedule: warmup + decay = 1.2 is more than the whole run",
