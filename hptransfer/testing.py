@@ -45,7 +45,7 @@ class ModelContract:
     model: ClassVar[Config] = {}
     """The model section of a run config, at its base shape."""
     data: ClassVar[Config] = {"source": "text", "path": ".", "seq_len": 16}
-    """Gives vocabulary and sequence length; nothing is read."""
+    """Gives vocabulary and sequence length, or the images' size and classes; nothing is read."""
 
     build: Callable[..., nn.Module] | None = None
     """In place of `model`: a factory, with its sizes `base`, `delta` and `target`."""
@@ -58,11 +58,14 @@ class ModelContract:
     seed: int = 0
 
     def inputs(self) -> Tensor:
-        """What the model's forward takes; for a `build` or for images, give your own."""
+        """What the model's forward takes; for a `build`, give your own."""
         if type(self).build is not None:
             raise NotImplementedError(f"{type(self).__name__}.inputs: return what the forward of your build takes")
         config = self._config(self.parametrization, grown=False)
         shape = config.shape
+        if hasattr(shape, "image_size"):
+            pixels = torch.arange(3 * shape.channels * shape.image_size**2, dtype=torch.float32)
+            return pixels.cos().reshape(3, shape.channels, shape.image_size, -1)
         return torch.arange(3 * int(shape.seq_len)).reshape(3, -1) % int(shape.vocab_size)
 
     def logits(self, output: Any) -> Tensor:

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from idx import write_images
 
 from hptransfer.config import load_config, run_schema
 from hptransfer.scaling import resolve
@@ -17,6 +18,11 @@ LARGE = 20_000_000
 
 
 @pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_images(tmp_path_factory.mktemp("images") / "set")
+
+
+@pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("runs")
 
@@ -26,13 +32,15 @@ def from_the_root(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
 
 
-def short(path: Path) -> list[str]:
+def short(path: Path, images: Path) -> list[str]:
     """Overrides that make a short run of any config: two steps of one sequence on a small corpus."""
     config = load_config(path)
     seq_len = config.data.seq_len
     overrides = [f"train.tokens={2 * seq_len}", f"train.batch_tokens={seq_len}", f"train.eval_tokens={seq_len}"]
     if config.data.source == "python_source":
         overrides.append("data.size_mb=1")
+    if config.data.source == "images":
+        overrides.append(f"data.path={images}")
     if resolve(config).params > LARGE:
         base = config.base_shape
         overrides.append(f"--model={{width: {base.width}, depth: {config.parametrization.base_depth}, kv_heads: null}}")
@@ -48,8 +56,8 @@ def test_config_means_something(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
-def test_config_trains(path: Path, runs: Path) -> None:
-    result = train(load_config(path, short(path)), runs).result
+def test_config_trains(path: Path, runs: Path, images: Path) -> None:
+    result = train(load_config(path, short(path, images)), runs).result
     assert result is not None
     assert result["status"] == "finished"
 
