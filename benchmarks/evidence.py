@@ -8,7 +8,8 @@ benchmarks/results/evidence_STUDY_runs.csv after every round, so that a part of 
 
 A cell is one parametrization at one size. Its lrs stand on a grid of half octaves and are chosen as an engineer would:
 three lrs an octave apart, then further where the best is at the edge, then the half octaves about the best, then
-two more seeds at the best three lrs, and at the best lr of the study's smallest size (what a transfer would use).
+more seeds at the best three lrs, and at the best lr of the study's smallest size (what a transfer would use). The
+smallest size costs least and decides most: it has twice as many seeds.
 """
 
 import argparse
@@ -28,7 +29,6 @@ from hptransfer.training import train
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks/results"
-SEEDS = (0, 1, 2)
 COLUMNS = ("parametrization", "width", "depth", "params", "tokens", "steps", "exponent", "lr", "seed", "status", "loss")
 
 
@@ -46,7 +46,12 @@ class Study:
     overrides: Sequence[str] = ()
     lrs: Mapping[str, float] = field(default_factory=lambda: {"optimizer.lr": 1.0})
     """Keys that the swept lr goes to -> factors on it."""
-    seeds: Sequence[int] = SEEDS
+    seeds: int = 3
+    """At the best lrs; twice as many at the smallest size."""
+
+    def seeds_of(self, size: int) -> range:
+        """At the best lrs of the size of this index."""
+        return range(self.seeds if size else 2 * self.seeds)
 
 
 WIDTHS = [{"width": width, "depth": 2} for width in (32, 64, 128, 256)]
@@ -66,7 +71,7 @@ STUDIES = {
         {"sp": SP, "completep": COMPLETEP},
         {"sp": -7},
         overrides=["train.tokens_per_param=5"],
-        seeds=(0,),
+        seeds=1,
     ),
     "muon": Study(
         "configs/evidence.yaml",
@@ -75,7 +80,7 @@ STUDIES = {
         {"spectral": -5},
         overrides=["optimizer.name=muon"],
         lrs={"optimizer.lr": 1.0, "optimizer.adamw_lr": 0.25},
-        seeds=(0, 1),
+        seeds=2,
     ),
 }
 
@@ -135,9 +140,9 @@ def next_of_cell(name: str, label: str, size: int, done: Losses, base: float | N
         first = [best + step for step in (-1, -0.5, 0, 0.5, 1)]
         others = [best - 0.5, best, best + 0.5]
     rounds = [
-        [Trial(name, label, size, exponent, study.seeds[0]) for exponent in first],
-        [Trial(name, label, size, exponent, seed) for exponent in others for seed in study.seeds],
-        [Trial(name, label, size, base, seed) for seed in study.seeds if base is not None],
+        [Trial(name, label, size, exponent, 0) for exponent in first],
+        [Trial(name, label, size, exponent, seed) for exponent in others for seed in study.seeds_of(size)],
+        [Trial(name, label, size, base, seed) for seed in study.seeds_of(size) if base is not None],
     ]
     missing = ([trial for trial in trials if trial not in done] for trials in rounds)
     yield from next(filter(None, missing), [])
