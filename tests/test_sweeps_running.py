@@ -4,6 +4,7 @@ import io
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -285,10 +286,26 @@ def test_a_full_disk_is_one_line_a_run_and_nothing_is_lost() -> None:
 
 
 @pytest.mark.slow
+def test_a_second_sweep_is_told_of_the_first() -> None:
+    write_sweep(**{"optimizer.lr": {"values": LRS}, "train.tokens": {"value": 256 * 20_000}})
+    first = start()
+    wait_for(lambda: list(Path("runs").glob("*/metrics.jsonl")))
+    code, out, err = finish(start())
+    assert (code, out) == (2, "")
+    assert re.fullmatch(
+        rf"hptransfer: runs: the sweep sweep is being run here \(.*, process {first.pid}, since .*\); --share .*\n", err
+    )
+    os.killpg(first.pid, signal.SIGINT)
+    code, out, err = finish(first)
+    assert code == 130 and len(err.splitlines()) == 1, (out, err)
+    assert not list(Path("runs").glob(".sweep*"))
+
+
+@pytest.mark.slow
 def test_two_sweeps_on_one_folder_share_the_work() -> None:
     write_sweep(**{"optimizer.lr": {"values": [0.001 * 1.3**i for i in range(10)]}})
     seen: dict[str, int] = {}
-    both = [start(), start()]
+    both = [start("--share"), start("--share")]
     while any(process.poll() is None for process in both):
         for name, inode in inodes().items():
             assert seen.setdefault(name, inode) == inode, "a finished run was run again"
@@ -321,7 +338,7 @@ def test_killed_at_random_moments_no_run_is_lost_or_doubled() -> None:
         for name, inode in inodes().items():
             assert seen.setdefault(name, inode) == inode, "a finished run was run again"
     code, out, err = finish(start())
-    assert code == 0 and not err, (out, err)
+    assert code == 0 and re.fullmatch(r"runs: taken over from a run of the sweep sweep that has died .*\n", err), err
     assert f"{len(lrs)} done" in out and seen.items() <= inodes().items()
     assert sorted(r["lr"] for r in results().values()) == lrs
 

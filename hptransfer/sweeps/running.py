@@ -2,9 +2,9 @@
 
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
-from contextlib import closing
+from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from hptransfer import tracking
 from hptransfer.data import Progress
 from hptransfer.errors import UserError, did_you_mean
 from hptransfer.records import write_json
+from hptransfer.sweeps.alone import alone
 from hptransfer.sweeps.bar import REFRESH, Bar
 from hptransfer.sweeps.bayes import import_optuna
 from hptransfer.sweeps.cluster import ray_executor, slurm_executor
@@ -43,6 +44,7 @@ def sweep(
     executor: str = "local",
     executor_options: Mapping[str, Any] | None = None,
     trials_per_device: int = 1,
+    share: bool = False,
     on_data: Progress | None = None,
     show_progress: bool = True,
 ) -> SweepResult:
@@ -52,7 +54,8 @@ def sweep(
     What has a result is not run again, what has failed only with `retry_failed`. `timeout` is in seconds per local
     trial; `executor_options` go to submitit or Ray. UserError before anything starts where the file, or one of its
     trials, is not valid. KeyboardInterrupt (Ctrl-C) comes through once every running trial has left a checkpoint: the
-    same call continues. `on_data` is told of the building of a corpus.
+    same call continues. UserError where another process runs this sweep, unless they `share` it (each run has a lock
+    of its own, which has to work across the machines). `on_data` is told of the building of a corpus.
     """
     if executor == "local" and not dry_run:
         warm_up()
@@ -69,11 +72,16 @@ def sweep(
             check_memory(todo, -(-workers // devices))
         workers = min(workers, count)
         with (
+            nullcontext(nothing) if share else alone(search.file.name, search.folder) as check,
             closing(open_executor(executor, workers, search.folder, timeout, devices, executor_options)) as pool,
             closing(Bar(search, show_progress)) as bar,
         ):
-            Loop(search, pool, bar, result.failures).run(todo)
+            Loop(search, pool, bar, result.failures, check).run(todo)
     return result
+
+
+def nothing() -> None:
+    """There is nothing to check."""
 
 
 def status(
@@ -138,8 +146,16 @@ def early_stop(file: Sweep, run: Run) -> EarlyStop | None:
 class Loop:
     """Hands runs out and takes outcomes in, until all are settled."""
 
-    def __init__(self, search: Search, executor: Executor, bar: Bar, failures: dict[Path, str]) -> None:
-        self.search, self.executor, self.bar, self.failures = search, executor, bar, failures
+    def __init__(
+        self,
+        search: Search,
+        executor: Executor,
+        bar: Bar,
+        failures: dict[Path, str],
+        check: Callable[[], None] = nothing,
+    ) -> None:
+        """`check` raises once the sweep is another process's."""
+        self.search, self.executor, self.bar, self.failures, self.check = search, executor, bar, failures, check
         self.running: dict[Future[Outcome], Run] = {}
         self.busy_elsewhere: list[tuple[float, Run]] = []
 
@@ -165,6 +181,7 @@ class Loop:
         while self.running or self.busy_elsewhere:
             for future in wait(self.running, REFRESH, FIRST_COMPLETED).done:
                 self.settle(self.running.pop(future), future.result())
+            self.check()
             self.ask_again()
             self.propose()
             self.bar.refresh()
