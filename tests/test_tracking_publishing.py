@@ -11,6 +11,7 @@ import pytest
 from fake_wandb import ENTITY, FakeWandb
 from wandb_runs import clean_session, serving
 
+from hptransfer.cli import main
 from hptransfer.errors import UserError
 from hptransfer.laws import fit
 from hptransfer.records import Row
@@ -101,6 +102,39 @@ def test_publish_offline(tmp_path: Path) -> None:
     assert list(where.glob("*.wandb"))
     assert list(where.rglob("*.png"))
     assert not list((tmp_path / "home").rglob("*table*"))
+
+
+def as_csv(path: Path, rows: list[Row]) -> Path:
+    names = ["params", "tokens", "lr", "batch_tokens", "loss", "status", "width", "depth", "seed"]
+    lines = [",".join(str(getattr(row, name)) for name in names) for row in rows]
+    path.write_text("\n".join([",".join(names), *lines]))
+    return path
+
+
+def test_publish_from_the_command_line(
+    tmp_path: Path, server: FakeWandb, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    table = as_csv(tmp_path / "sweep.csv", sweep_rows())
+    assert main(["fit", str(table), "-o", "laws.yaml"]) == 0
+    assert main(["report", str(table), "--laws", "laws.yaml", "-o", "report.html"]) == 0
+    Path("tuned.yaml").write_text("model: {width: 512}\n")
+    capsys.readouterr()
+    words = ["wandb", "publish", str(table), "--project", f"{ENTITY}/ladder", "--laws", "laws.yaml"]
+    assert main([*words, "--tuned", "tuned.yaml", "--report", "report.html"]) == 0
+    (run,) = server.runs.values()
+    assert (run.project, run.state, run.job_type) == ("ladder", "finished", "report")
+    assert capsys.readouterr().out.strip().endswith(run.name)
+    (logged,) = run.history
+    assert {"runs", "U-curves_table", "optimum_table", "figures/predicted against measured", "report"} <= set(logged)
+    assert server.uploads[f"{run.name}/{logged['report']['path']}"] == Path("report.html").read_bytes()
+    assert server.artifacts["tuned"]["state"] == "COMMITTED"
+
+
+def test_publish_names_a_missing_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    table = as_csv(tmp_path / "sweep.csv", sweep_rows())
+    assert main(["wandb", "publish", str(table), "--tuned", str(tmp_path / "nowhere.yaml")]) == 2
+    assert capsys.readouterr().err == f"hptransfer: {tmp_path}/nowhere.yaml: no such file\n"
 
 
 def test_workspace_package_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -37,21 +37,21 @@ def sync(paths: Sequence[Path | str], project: str | None = None, on_run: OnRun 
         raise UserError(f"{', '.join(map(str, paths))}: no ended run in it")
     for number, record in enumerate(ended, start=1):
         with reaching_wandb(f"{record.path} (run {number} of {len(ended)})"):
-            _send(record, _place(project) if project else {})
+            _send(record, place(project) if project else {})
         if on_run:
             on_run(number, len(ended))
     return len(ended)
 
 
-def _send(record: Record, place: Mapping[str, str]) -> None:
-    run = ended_run(record, record.config.tracking.model_copy(update=place)).open("online", PATIENCE)
+def _send(record: Record, where: Mapping[str, str]) -> None:
+    run = ended_run(record, record.config.tracking.model_copy(update=where)).open("online", PATIENCE)
     with ending(run):
         for row in record.metrics():
             log_row(run, row)
         summarize(run, record.result or {})
 
 
-def _place(project: str) -> dict[str, str]:
+def place(project: str) -> dict[str, str]:
     """`entity/project` or `project` as keys of a tracking section."""
     entity, _, name = project.rpartition("/")
     if not name or "/" in entity:

@@ -8,6 +8,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hptransfer.errors import UserError
 from hptransfer.figures.cells import Cell, cells_of
 from hptransfer.figures.judged import judge
 from hptransfer.records import Row, finite
@@ -39,6 +40,9 @@ def publish(
 
     `tuned`, the target's config, becomes an artifact; `report`, one HTML file, a panel.
     """
+    for path in (tuned, report):
+        if path and not path.is_file():
+            raise UserError(f"{path}: no such file")
     with reaching_wandb(f"evidence of {len(rows)} runs"), _staging(folder):
         run = init(tracking, folder, mode, PATIENCE)
         where = run.url or str(Path(run.settings.sync_file).parent)
