@@ -139,9 +139,12 @@ def parser() -> argparse.ArgumentParser:
     verb(verbs.report, records, ("--laws", {"metavar": "FILE"}), output)
     verb(
         verbs.wandb,
-        ("what", {"choices": ("sync", "workspace")}),
-        ("runs", {"nargs": "*", "default": ["runs"], "metavar": "RUNS", "help": "for sync (default: runs)"}),
+        ("what", {"choices": ("sync", "publish", "workspace")}),
+        ("runs", {"nargs": "*", "default": ["runs"], "metavar": "RUNS", "help": "for sync, publish (default: runs)"}),
         ("--project", {"metavar": "ENTITY/PROJECT"}),
+        ("--laws", {"metavar": "FILE", "help": "for publish: laws to draw"}),
+        ("--tuned", {"metavar": "CONFIG", "help": "for publish: the target's config, as an artifact"}),
+        ("--report", {"metavar": "HTML", "help": "for publish: the page that report wrote"}),
     )
     verb(verbs.doctor, runs)
     verb(verbs.schema)

@@ -265,16 +265,41 @@ def report(args: argparse.Namespace) -> int:
 
 
 def wandb(args: argparse.Namespace) -> int:
-    """Bring ended local runs into W&B (sync), or make its dashboard by code (workspace)."""
+    """Bring ended local runs into W&B (sync), publish what they show as one run (publish), make its dashboard by code
+    (workspace)."""
     from hptransfer.tracking import sync
     from hptransfer.tracking.workspace import save_workspace
 
     if args.what == "workspace":
         print(save_workspace(args.project or ""))
         return 0
+    if args.what == "publish":
+        print(_published(args))
+        return 0
     with count_bar("runs") as on_run:
         say(f"{sync(args.runs, args.project, on_run)} runs are in W&B")
     return 0
+
+
+def _published(args: argparse.Namespace) -> str:
+    """Where the evidence is; WANDB_MODE=offline leaves it in the first folder of runs."""
+    from hptransfer.laws import Laws
+    from hptransfer.sections import Tracking
+    from hptransfer.tracking import rows_from
+    from hptransfer.tracking.project import place
+    from hptransfer.tracking.publishing import EVIDENCE, publish
+    from hptransfer.tracking.session import mode_of
+
+    rows = rows_from(args.runs, warn=say)
+    return publish(
+        rows,
+        next((Path(path) for path in args.runs if Path(path).is_dir()), Path()),
+        EVIDENCE.model_copy(update=place(args.project) if args.project else {}),
+        laws=Laws.load(args.laws) if args.laws else None,
+        tuned=args.tuned and Path(args.tuned),
+        report=args.report and Path(args.report),
+        mode=mode_of(Tracking(wandb="online")),
+    )
 
 
 def doctor(args: argparse.Namespace) -> int:
