@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -228,17 +229,20 @@ class Trainer:
 
     def _losses(self, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """Mean cross-entropy in nats per target, and the auxiliary loss."""
+        return losses(self._output(inputs), targets)
+
+    def _output(self, inputs: Tensor) -> Any:
+        """What the model's forward gives, in the run's precision."""
         bf16 = self.plan.config.train.precision == "bfloat16"
         with torch.autocast(self.device.type, torch.bfloat16, enabled=bf16):
-            output = self.forward(inputs)
-        return losses(output, targets)
+            return self.forward(inputs)
 
     def _log(self, watched: dict[str, float], **values: float) -> None:
         """One line of metrics.jsonl (no clock values in it: a resumed run has to write the same), and the tracker's."""
         config = self.plan.config.train
         last = self.step == self.plan.steps or self.status != "finished"
         if config.eval_every and self.step % config.eval_every == 0 and not last:
-            values["validation_loss"] = self.validation_loss()
+            values["validation_loss"], _ = self.validate()
         elif self.step % config.log_every and not last and not watched:
             return
         tokens = self.step * self.plan.batch_tokens
@@ -247,14 +251,17 @@ class Trainer:
         self.tracker.log(line)
 
     @torch.no_grad()
-    def validation_loss(self) -> float:
-        """Nats per token on the fixed held-out set: at most train.eval_tokens of it, the same for every run."""
+    def validate(self) -> tuple[float, float]:
+        """Loss in nats per token, and the share of targets with the highest logit, on the fixed held-out set: at most
+        train.eval_tokens of it, the same for every run."""
         inputs, targets = self._batch(*self.data.validation(self._validation_sequences()))
-        parts = [
-            self._losses(inputs[rows], targets[rows])[0] * len(inputs[rows])
-            for rows in self._micro_batches(len(inputs))
-        ]
-        return float(sum(part.item() for part in parts)) / len(inputs)
+        loss, right = 0.0, 0
+        for rows in self._micro_batches(len(inputs)):
+            output = self._output(inputs[rows])
+            loss += (losses(output, targets[rows])[0] * len(inputs[rows])).item()
+            logits = output[0] if isinstance(output, tuple) else output
+            right += int((logits.argmax(-1) == targets[rows]).sum())
+        return loss / len(inputs), right / targets.numel()
 
     def _validation_sequences(self) -> int:
         config = self.plan.config
@@ -276,12 +283,13 @@ class Trainer:
     def _finish(self) -> None:
         """Measures the held-out loss and writes the result; only then does the checkpoint go."""
         tokens_seen = self.step * self.plan.batch_tokens
-        loss = self.validation_loss()
+        loss, accuracy = self.validate()
         if not math.isfinite(loss):
             self.status = "diverged"
         result = {
             "status": self.status,
             "loss": loss,
+            "accuracy": accuracy,
             **self.plan.facts,
             "tokens_seen": tokens_seen,
             "epochs": tokens_seen / self.data.train_tokens,

@@ -14,6 +14,7 @@ from idx import write_images
 from torch import Tensor, nn
 
 from hptransfer.config import RunConfig, load_config
+from hptransfer.data import open_data
 from hptransfer.errors import UserError
 from hptransfer.loading import Source, validate
 from hptransfer.parametrization import SCHEMES
@@ -328,6 +329,7 @@ def test_a_run_learns(key: str, small: Path, tmp_path: Path) -> None:
     assert result is not None
     assert result["status"] == "finished"
     assert result["loss"] < 1.5 < math.log(10)
+    assert result["accuracy"] > 0.5
     assert (result["tokens_seen"], result["epochs"], result["eval_tokens"], result["seq_len"]) == (600, 3, 50, 1)
 
 
@@ -337,6 +339,16 @@ def test_precisions(precision: str, small: Path, tmp_path: Path) -> None:
         result = trained(small, tmp_path, model, tokens=40, precision=precision).result
         assert result is not None
         assert math.isfinite(result["loss"])
+
+
+def test_accuracy_is_the_share_of_labels_with_the_highest_logit(small: Path, tmp_path: Path) -> None:
+    record = trained(small, tmp_path, VIT, tokens=100)
+    assert record.result is not None
+    plan = resolve(load_config(record.path / "config.yaml"))
+    model = build(plan)
+    model.load_state_dict(torch.load(record.path / "weights.pt", weights_only=True))
+    held_out, labels = map(torch.from_numpy, open_data(plan.config.data, tmp_path).validation(50))
+    assert record.result["accuracy"] == (model(held_out).argmax(1) == labels).double().mean().item()
 
 
 def test_micro_batches_are_the_batch(small: Path, tmp_path: Path) -> None:

@@ -381,13 +381,13 @@ def test_a_signal_at_the_last_measurement_is_not_lost(
     tmp_path: Path, on_text: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The run is done and recorded; whoever trains the next one hears of the Ctrl-C."""
-    real = Trainer.validation_loss
+    real = Trainer.validate
 
-    def signalled(self: Trainer) -> float:
+    def signalled(self: Trainer) -> tuple[float, float]:
         os.kill(os.getpid(), signal.SIGINT)
         return real(self)
 
-    monkeypatch.setattr(Trainer, "validation_loss", signalled)
+    monkeypatch.setattr(Trainer, "validate", signalled)
     with pytest.raises(KeyboardInterrupt):
         train(on_text(), tmp_path)
     record = Record(run_folder(on_text(), tmp_path))
