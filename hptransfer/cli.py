@@ -10,6 +10,7 @@ from typing import Any
 
 from hptransfer import verbs
 from hptransfer.errors import UserError
+from hptransfer.rules import EMBEDDING_LR, WEIGHT_DECAY
 from hptransfer.verbs import say
 
 OVERRIDES = "a.b=v overrides a config key; --a.b=v does too"
@@ -50,6 +51,8 @@ def parser() -> argparse.ArgumentParser:
         verbs.table,
         ("name", {}),
         ("optimizer", {"nargs": "?", "help": "adamw, sgd, muon, shampoo, soap or kfac (default: the first it has)"}),
+        ("--weight-decay", {"choices": sorted(WEIGHT_DECAY), "help": "over width (default: the paper's)"}),
+        ("--embedding-lr", {"choices": sorted(EMBEDDING_LR), "help": "over width (default: the paper's)"}),
     )
     how = (
         ("--retry-failed", {"action": "store_true", "help": "run failed runs again"}),

@@ -3,6 +3,7 @@
 from typing import Any
 
 from hptransfer.plan import Plan, TensorPlan
+from hptransfer.rules import OWN
 from hptransfer.tables import amount, table
 
 
@@ -35,6 +36,7 @@ def summary(plan: Plan) -> str:
     return "\n".join(
         [
             f"parametrization  {scheme.name}{at}",
+            *([f"options          {scheme.options}"] if scheme.options != OWN else []),
             f"multipliers      input {factors.input:.6g}, output {factors.output:.6g}, "
             f"attention logits {factors.attention:.6g}, residual branches {factors.residual:.6g}",
             f"params           {plan.params_total} ({plan.params} non-embedding{active})",

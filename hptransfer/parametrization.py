@@ -2,10 +2,23 @@
 
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import TypeVar
 
 from hptransfer.errors import UserError, did_you_mean
-from hptransfer.rules import KINDS, ONE, Multipliers, Power, Ratios, Rule, Scheme
+from hptransfer.rules import (
+    EMBEDDING_LR,
+    KINDS,
+    ONE,
+    OWN,
+    WEIGHT_DECAY,
+    Multipliers,
+    Options,
+    Power,
+    Ratios,
+    Rule,
+    Scheme,
+)
 from hptransfer.schemes import SCHEMES
 
 __all__ = [
@@ -13,6 +26,7 @@ __all__ = [
     "KINDS",
     "SCHEMES",
     "Multipliers",
+    "Options",
     "Power",
     "Ratios",
     "Rule",
@@ -44,7 +58,7 @@ def scheme(name: str) -> Scheme:
     return SCHEMES[name]
 
 
-def rule(name: str, family: str, role: str) -> Rule:
+def rule(name: str, family: str, role: str, options: Options = OWN) -> Rule:
     """The rule of the longest known prefix of `role`; UserError where the pair is not defined."""
     families = scheme(name).rules
     if family not in families:
@@ -56,7 +70,24 @@ def rule(name: str, family: str, role: str) -> Rule:
     found = most_specific(families[family], role)
     if found is None:
         raise UserError(f"parametrization.name: {name} has no rule for the role {role!r} under {family}")
-    return found
+    return _chosen(found, family, role, options)
+
+
+def _chosen(row: Rule, family: str, role: str, options: Options) -> Rule:
+    """The rule with the options in place of the scheme's own."""
+    if options.embedding_lr and role.startswith("embedding"):
+        if family != "adam" and row.optimizer != "adamw":
+            raise UserError(f"parametrization.embedding_lr: its sources know of Adam alone, not of {family}")
+        exponent = EMBEDDING_LR[options.embedding_lr].exponent
+        fan_out = row.weight_decay.fan_out + row.lr.fan_out - exponent  # lr * weight_decay stays
+        decay = replace(row.weight_decay, fan_out=fan_out, absolute=row.lr.absolute)
+        row = replace(row, lr=replace(row.lr, fan_out=exponent), weight_decay=decay)
+    if options.weight_decay:
+        power, lr = WEIGHT_DECAY[options.weight_decay].exponent, row.lr
+        fan_in, fan_out = power * lr.fan_in, power * lr.fan_out
+        decay = replace(row.weight_decay, fan_in=fan_in, fan_out=fan_out, absolute=lr.absolute)
+        row = replace(row, weight_decay=decay)
+    return row
 
 
 def most_specific(table: Mapping[str, Value], role: str) -> Value | None:
@@ -74,15 +105,14 @@ def attention_scale(name: str, head_dim: int, base_head_dim: int) -> float:
     return (1 / math.sqrt(base_head_dim)) * float((base_head_dim / head_dim) ** scheme(name).attention)
 
 
-def to_markdown(name: str, optimizer: str | None = None) -> str:
+def to_markdown(name: str, optimizer: str | None = None, options: Options = OWN) -> str:
     """The parametrization as a Markdown table, one line per role, printed from the same data that training uses.
 
     `optimizer` is an optimizer or a family; by default the first that the scheme has rows for.
     """
-    rules = scheme(name).rules
-    family = next(iter(rules)) if optimizer is None else FAMILIES.get(optimizer, optimizer)
-    if family not in rules:
-        rule(name, family, "hidden")
+    family = next(iter(scheme(name).rules)) if optimizer is None else FAMILIES.get(optimizer, optimizer)
+    roles = scheme(name).rules.get(family, ("hidden",))
+    rows = {role: rule(name, family, role, options) for role in sorted(roles)}
     columns: dict[str, Callable[[str, Rule], object]] = {
         "init std": lambda role, row: "constant" if role.startswith("vector") else row.init,
         "forward multiplier": lambda role, row: row.multiplier,
@@ -92,14 +122,15 @@ def to_markdown(name: str, optimizer: str | None = None) -> str:
         "1 - beta": lambda role, row: row.betas,
         "optimizer": lambda role, row: row.optimizer or family,
     }
-    if all(row.betas == ONE for row in rules[family].values()):
+    if all(row.betas == ONE for row in rows.values()):
         del columns["1 - beta"]
-    if all(row.optimizer is None for row in rules[family].values()):
+    if all(row.optimizer is None for row in rows.values()):
         del columns["optimizer"]
     lines = [f"| role | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|"]
-    for role, row in sorted(rules[family].items()):
+    for role, row in rows.items():
         lines.append(f"| {role} | {' | '.join(str(cell(role, row)) for cell in columns.values())} |")
-    return "\n".join([*lines, "", _footnote(name, family)]) + "\n"
+    chosen = f" Options: {options}." if options != OWN else ""
+    return "\n".join([*lines, "", f"{_footnote(name, family)}{chosen}"]) + "\n"
 
 
 def _footnote(name: str, family: str) -> str:

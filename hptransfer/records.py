@@ -42,6 +42,8 @@ RECIPE = (
     "seq_len",
     "data",
     "precision",
+    "weight_decay_rule",
+    "embedding_lr",
 )
 """What a law holds for: runs that differ in one of these are not pooled."""
 
@@ -194,6 +196,8 @@ def recipe(config: RunConfig, data_fingerprint: str = "") -> dict[str, str | flo
         "seq_len": config.data.seq_len,
         "data": ":".join(filter(None, (config.data.source, data_fingerprint[:8]))),
         "precision": config.train.precision,
+        "weight_decay_rule": parametrization.weight_decay_rule,
+        "embedding_lr": parametrization.embedding_lr,
     }
     return {key: value for key, value in values.items() if value is not None}
 

@@ -132,6 +132,50 @@ class Scheme:
 
 
 @dataclass(frozen=True)
+class Choice:
+    """One answer where sources differ."""
+
+    exponent: float
+    source: str
+
+
+WEIGHT_DECAY = {
+    "independent": Choice(-1, "mup, CompleteP, Wortsman et al. (arXiv:2309.14322): lr * weight_decay stays"),
+    "sqrt": Choice(-1 / 2, "Fan et al. (arXiv:2510.15262)"),
+    "unscaled": Choice(0, "nanoGPT-mup, Megatron-LM; near the optimum in compute-optimal runs of Qiu et al."),
+}
+"""Weight decay over width: lr's own dependence on it to this power. Over depth, batch and tokens the scheme's rule."""
+
+EMBEDDING_LR = {
+    "constant": Choice(0, "Tensor Programs V (arXiv:2203.03466), CompleteP"),
+    "inverse_sqrt": Choice(-1 / 2, "u-muP (arXiv:2407.17465), Hayou & Liu (arXiv:2506.15025)"),
+}
+"""The power of m_out in the lr of embeddings, under Adam. Their lr * weight_decay is the scheme's own."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """Names in WEIGHT_DECAY and EMBEDDING_LR; None is the scheme's own rule."""
+
+    weight_decay: str | None = None
+    embedding_lr: str | None = None
+
+    def __str__(self) -> str:
+        parts = [
+            f"{what} {name} ({table[name].source})"
+            for what, name, table in (
+                ("weight decay over width", self.weight_decay, WEIGHT_DECAY),
+                ("embedding lr", self.embedding_lr, EMBEDDING_LR),
+            )
+            if name
+        ]
+        return "; ".join(parts)
+
+
+OWN = Options()
+
+
+@dataclass(frozen=True)
 class Multipliers:
     """The forward factors of a model as applied (`models/*.py: build(shape, multipliers)` takes them)."""
 

@@ -131,7 +131,7 @@ def tensor_plan(
     ratios: Ratios,
 ) -> TensorPlan:
     """The numbers of one tensor: the value quoted at the base shape, times the role's rule, times the user's factor."""
-    row = rule(parametrization.name, FAMILIES[optimizer.name], role)
+    row = rule(parametrization.name, FAMILIES[optimizer.name], role, parametrization.options)
     alpha = parametrization.depth_exponent
     by = row.optimizer or optimizer.name
     if by == "muon" and len(shape) != 2:

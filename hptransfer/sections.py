@@ -18,7 +18,7 @@ from pydantic import (
 )
 
 from hptransfer.errors import did_you_mean
-from hptransfer.parametrization import KINDS, SCHEMES
+from hptransfer.parametrization import KINDS, SCHEMES, Options
 
 
 def _number(value: Any) -> Any:
@@ -242,6 +242,10 @@ def _role_keys(table: dict[str, float]) -> dict[str, float]:
     return table
 
 
+WeightDecayRule = Annotated[
+    Literal["paper", "independent", "sqrt", "unscaled"] | None,
+    AfterValidator(lambda rule: None if rule == "paper" else rule),
+]
 RoleFactors = Annotated[dict[str, NonNegative], AfterValidator(_role_keys)]
 
 
@@ -276,6 +280,13 @@ class Parametrization(Section):
     """Scale the optimizer's eps with the size of the gradient (false: one eps for all, mup's own rule)."""
     decay_vectors: Flag = False
     """Decay gains and biases too (true: mup's own rule)."""
+    weight_decay_rule: WeightDecayRule = None
+    """Weight decay of what has an lr that depends on width. independent: lr * weight_decay stays (mup, CompleteP);
+    sqrt: it shrinks by the square root (Fan et al., arXiv:2510.15262); unscaled: as lr does (nanoGPT-mup, Megatron-LM).
+    Default, and paper: as in the parametrization's paper."""
+    embedding_lr: Literal["constant", "inverse_sqrt"] | None = None
+    """lr of embeddings over width, under Adam. constant (Tensor Programs V, CompleteP); inverse_sqrt: width^(-1/2)
+    (u-muP; Hayou & Liu, arXiv:2506.15025, for large vocabularies). Default: as in the parametrization's paper."""
 
     @field_validator("name")
     @classmethod
@@ -296,7 +307,14 @@ class Parametrization(Section):
         if self.alpha is not None and not low <= self.alpha <= high:
             allowed = f"{low:g} to {high:g}" if high else f"none ({self.name} does not scale depth)"
             raise ValueError(f"alpha = {self.alpha:g}; allowed under {self.name}: {allowed}")
+        if self.embedding_lr == "inverse_sqrt" and self.base_width is None and self.name != "umup":
+            raise ValueError("base_width missing: embedding_lr = inverse_sqrt is 1 there")
         return self
+
+    @property
+    def options(self) -> Options:
+        """What is chosen where sources differ."""
+        return Options(self.weight_decay_rule, self.embedding_lr)
 
     @property
     def base_std(self) -> float:

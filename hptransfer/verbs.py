@@ -53,9 +53,9 @@ def export(args: argparse.Namespace) -> int:
 
 def table(args: argparse.Namespace) -> int:
     """Print a parametrization as a Markdown table."""
-    from hptransfer.parametrization import to_markdown
+    from hptransfer.parametrization import Options, to_markdown
 
-    print(to_markdown(args.name, args.optimizer), end="")
+    print(to_markdown(args.name, args.optimizer, Options(args.weight_decay, args.embedding_lr)), end="")
     return 0
 
 

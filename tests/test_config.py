@@ -47,6 +47,13 @@ def test_sp_needs_no_base(tmp_path: Path) -> None:
     assert load(tmp_path, "model: {width: 64, depth: 2}\nparametrization: {name: sp}\n").base_shape.width == 64
 
 
+def test_an_embedding_lr_that_scales_needs_a_base(tmp_path: Path) -> None:
+    text = "model: {width: 64, depth: 2}\nparametrization: {name: sp, embedding_lr: inverse_sqrt}\n"
+    message = "run.yaml: parametrization: base_width missing: embedding_lr = inverse_sqrt is 1 there"
+    assert complaint(tmp_path, text) == [message]
+    assert load(tmp_path, text, "parametrization.base_width=32").parametrization.options.embedding_lr == "inverse_sqrt"
+
+
 @pytest.mark.parametrize("written", ["1e-3", "1.0e-3", "0.001", "'1e-3'", ".001"])
 def test_every_way_to_write_a_number(tmp_path: Path, written: str) -> None:
     assert load(tmp_path, f"{SMALLEST}optimizer: {{lr: {written}}}\n").optimizer.lr == 1e-3

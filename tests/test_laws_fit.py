@@ -223,6 +223,12 @@ def test_target_of_another_recipe() -> None:
     assert any("schedule: the runs have cosine, the target has wsd" in warning for warning in other.warnings)
     with pytest.raises(UserError, match="parametrization: the runs have sp, the target has mup"):
         laws.predict(**target, recipe={"parametrization": "mup"})
+    with pytest.raises(UserError, match="weight_decay_rule: the runs have no value, the target has sqrt"):
+        laws.predict(**target, recipe={"parametrization": "sp", "weight_decay_rule": "sqrt"})
+    chosen = fit([replace(row, recipe={**row.recipe, "embedding_lr": "inverse_sqrt"}) for row in rows])
+    with pytest.raises(UserError, match="embedding_lr: the runs have inverse_sqrt, the target has no value"):
+        chosen.predict(**target, recipe={"parametrization": "sp"})
+    assert chosen.predict(**target).lr
     assert laws.differences({"parametrization": "sp"}) == ["schedule: the runs have cosine, the target has no value"]
 
 

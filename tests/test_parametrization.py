@@ -11,6 +11,7 @@ from hptransfer.errors import UserError
 from hptransfer.parametrization import (
     FAMILIES,
     SCHEMES,
+    Options,
     Power,
     Ratios,
     attention_scale,
@@ -179,6 +180,56 @@ def test_routed_experts() -> None:
     assert numbers("completep", "adam", "hidden.expert.up", up) == [1 / 2, 1, 1 / 4, 1 / 16, 4]
     assert numbers("completep", "adam", "hidden.expert.down", down) == [1 / 2 * 1 / 2, 1, 1 / 8, 1 / 8, 8]
     assert numbers("mup", "adam", "hidden.expert.down", down)[0] == pytest.approx(8**-0.5)
+
+
+def decay(name: str, family: str, role: str, ratios: Ratios, **options: str) -> float:
+    row, alpha = rule(name, family, role, Options(**options)), SCHEMES[name].alpha[1]
+    return row.weight_decay(ratios, alpha)
+
+
+def test_weight_decay_rules() -> None:
+    """Coupled weight decay of hidden matrices, whose lr goes as 1 / m_in: m_in, sqrt(m_in), 1."""
+    for name in ("mup", "completep", "depth_mup"):
+        rules = {"independent": 4, "sqrt": 2, "unscaled": 1}
+        found = {one: decay(name, "adam", "hidden.up", RATIOS["hidden"], weight_decay=one) for one in rules}
+        assert found == pytest.approx(rules)
+        assert decay(name, "adam", "hidden.up", RATIOS["hidden"]) == 4  # the papers' own
+        for role in ("embedding.token", "readout", "vector.gain"):  # lr does not depend on width
+            assert decay(name, "adam", role, RATIOS[role.split(".")[0]], weight_decay="sqrt") == 1
+    sizes = Ratios(fan_in=16, fan_out=64)
+    muon = rule("spectral", "muon", "hidden.up", Options(weight_decay="independent"))
+    assert muon.lr(Ratios(absolute=sizes)) * muon.weight_decay(Ratios(absolute=sizes)) == 1
+    assert rule("spectral", "muon", "hidden.up").weight_decay == Power()
+
+
+def test_weight_decay_over_batch_and_tokens_stays_the_schemes() -> None:
+    ratios = Ratios(fan_in=4, fan_out=4, depth=2, batch=2, tokens=4)
+    assert decay("completedp", "adam", "hidden.up", ratios, weight_decay="unscaled") == pytest.approx(math.sqrt(0.5))
+    assert decay("completedp", "adam", "hidden.up", ratios, weight_decay="sqrt") == pytest.approx(2 * math.sqrt(0.5))
+
+
+def test_embedding_lr() -> None:
+    sqrt, constant = Options(embedding_lr="inverse_sqrt"), Options(embedding_lr="constant")
+    own = rule("completep", "adam", "embedding.token")
+    assert rule("completep", "adam", "embedding.token", constant) == own
+    row = rule("completep", "adam", "embedding.token", sqrt)
+    assert row.lr(RATIOS["embedding"]) == 1 / 2
+    assert row.lr(RATIOS["embedding"]) * row.weight_decay(RATIOS["embedding"]) == 1
+    assert rule("completep", "adam", "hidden.up", sqrt) == rule("completep", "adam", "hidden.up")
+    assert rule("spectral", "muon", "embedding.token", sqrt).lr(RATIOS["embedding"]) == 1 / 2
+    assert rule("umup", "adam", "embedding.token", sqrt) == rule("umup", "adam", "embedding.token")
+    assert rule("umup", "adam", "embedding.token", constant).lr == Power(absolute=True)
+    with pytest.raises(UserError, match=r"^parametrization\.embedding_lr: its sources know of Adam alone, not of sgd$"):
+        rule("mup", "sgd", "embedding.token", sqrt)
+
+
+def test_options_are_printed_with_their_sources() -> None:
+    printed = to_markdown("completep", options=Options("sqrt", "inverse_sqrt"))
+    assert "| hidden | m_in^(-1/2) | 1 | m_in^-1 · m_L^(α-1) | m_out^-1 · m_L^-α | m_in^(1/2) |" in printed
+    assert "| embedding | 1 | 1 | m_out^(-1/2) | m_out^-1 | m_out^(1/4) |" in printed
+    assert "2510.15262" in printed
+    assert "2506.15025" in printed
+    assert to_markdown("completep", options=Options()) == to_markdown("completep")
 
 
 @pytest.mark.parametrize("name", ["depth_mup", "completedp", "umup", "spectral"])

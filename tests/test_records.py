@@ -67,6 +67,8 @@ OTHER: dict[str, dict[str, Any]] = {
         "init_multipliers": {"hidden": 2},
         "scale_eps": False,
         "decay_vectors": True,
+        "weight_decay_rule": "sqrt",
+        "embedding_lr": "inverse_sqrt",
     },
     "optimizer": {"name": "sgd", "lr": 0.02, "weight_decay": 0.2, "betas": [0.8, 0.95], "eps": 1e-9},
     "schedule": {"name": "cosine", "warmup": 0.2, "final": 0.2},
@@ -175,6 +177,8 @@ def test_the_recipe() -> None:
         "precision": "float32",
     }
     assert set(recipe(tiny(), "0")) <= set(RECIPE)
+    options = {"weight_decay_rule": "sqrt", "embedding_lr": "constant"}
+    assert options.items() <= recipe(tiny(parametrization=options)).items()
     assert recipe(tiny(model={"experts": 8, "experts_per_token": 2}))["model"] == "gpt:1/4 of experts"
 
 

@@ -17,6 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from hptransfer.config import RunConfig
 from hptransfer.errors import UserError
+from hptransfer.explain import to_text
 from hptransfer.parametrization import SCHEMES, Multipliers, Ratios
 from hptransfer.plan import Plan
 from hptransfer.scaling import assign_roles, build, build_optimizer, param_groups, ratios_of, resolve
@@ -181,6 +182,19 @@ def test_attention_when_the_heads_stay_and_the_head_grows() -> None:
     assert plan.multipliers.attention == 2 / 16
     query_norm = resolve(tiny(model={"width": 64, "head_dim": None, "heads": 4, "qk_norm": True})).tensors
     assert next(t.eps for t in query_norm if t.role == "vector.qk_gain") == pytest.approx(EPS / 4)
+
+
+def test_options_by_hand() -> None:
+    options = {"weight_decay_rule": "sqrt", "embedding_lr": "inverse_sqrt"}
+    tensors = explained(tiny(model=BIG | LEARNED, parametrization=options))["tensors"]
+    found = {name: (tensors[name]["lr"], tensors[name]["weight_decay"]) for name in HAND}
+    assert found["blocks.3.attention.query.weight"] == pytest.approx((LR / 4, DECAY * 2))
+    assert found["token_embedding.weight"] == pytest.approx((LR / 2, DECAY * 2**0.5))
+    assert found["readout.weight"] == (LR, DECAY)
+    text = to_text(resolve(tiny(model=BIG, parametrization=options)))
+    assert "weight decay over width sqrt (Fan et al. (arXiv:2510.15262))" in text
+    assert "options" not in to_text(resolve(tiny(model=BIG)))
+    assert tiny(parametrization={"weight_decay_rule": "paper"}) == tiny()
 
 
 def test_tuned_multipliers_and_factors_by_role() -> None:

@@ -87,6 +87,8 @@ def configs(draw: st.DrawFn) -> RunConfig:
                 "multipliers": {"input": draw(small), "residual": draw(small)},
                 "lr_multipliers": draw(st.dictionaries(st.sampled_from(["hidden", "vector", "readout"]), small)),
                 "decay_vectors": draw(st.booleans()),
+                "weight_decay_rule": draw(st.sampled_from(["paper", "independent", "sqrt", "unscaled"])),
+                "embedding_lr": draw(st.sampled_from([None, "constant", "inverse_sqrt"])) if name == "adamw" else None,
             },
             "optimizer": optimizer,
             "schedule": schedule,

@@ -20,7 +20,9 @@ from hptransfer.laws.valley import Floats, evaluate, ridge_offset, shape_names
 
 DRAWS = 2000
 REGRET_DRAWS = 500
-REFUSED = ("parametrization", "optimizer", "base_width", "base_depth")
+OPTIONS = ("weight_decay_rule", "embedding_lr")
+"""Parts of a recipe that are not given where the parametrization's own rule holds."""
+REFUSED = ("parametrization", "optimizer", "base_width", "base_depth", *OPTIONS)
 """Parts of a recipe that a law does not survive."""
 SEED = 0
 FURTHEST = math.log(2)
@@ -274,7 +276,10 @@ def _carried(
 
 def _other_recipe(laws: Laws, recipe: Mapping[str, Any]) -> list[str]:
     """Warnings where the target's recipe differs; UserError where no law carries over."""
-    differences = {key: laws.difference(key, recipe) for key in recipe if key in laws.recipe}
+    keys = [key for key in recipe if key in laws.recipe or key in OPTIONS]
+    if "parametrization" in recipe:
+        keys += [key for key in OPTIONS if key in laws.recipe]
+    differences = {key: laws.difference(key, recipe) for key in keys}
     named = {key: line for key, line in differences.items() if line}
     if refused := [named[key] for key in REFUSED if key in named]:
         hint = "\nquote the target at the base shape of the runs: it is only a unit, and the ratios follow"
