@@ -140,15 +140,15 @@ class Choice:
 
 
 WEIGHT_DECAY = {
-    "independent": Choice(-1, "mup, CompleteP, Wortsman et al. (arXiv:2309.14322): lr * weight_decay stays"),
+    "independent": Choice(-1, "mup, CompleteP and Wortsman et al. (arXiv:2309.14322)"),
     "sqrt": Choice(-1 / 2, "Fan et al. (arXiv:2510.15262)"),
-    "unscaled": Choice(0, "nanoGPT-mup, Megatron-LM; near the optimum in compute-optimal runs of Qiu et al."),
+    "unscaled": Choice(0, "nanoGPT-mup, Megatron-LM and, in compute-optimal runs, Qiu et al. (arXiv:2512.05620)"),
 }
 """Weight decay over width: lr's own dependence on it to this power. Over depth, batch and tokens the scheme's rule."""
 
 EMBEDDING_LR = {
-    "constant": Choice(0, "Tensor Programs V (arXiv:2203.03466), CompleteP"),
-    "inverse_sqrt": Choice(-1 / 2, "u-muP (arXiv:2407.17465), Hayou & Liu (arXiv:2506.15025)"),
+    "constant": Choice(0, "Tensor Programs V (arXiv:2203.03466) and CompleteP"),
+    "inverse_sqrt": Choice(-1 / 2, "u-muP (arXiv:2407.17465) and Hayou & Liu (arXiv:2506.15025)"),
 }
 """The power of m_out in the lr of embeddings, under Adam. Their lr * weight_decay is the scheme's own."""
 
@@ -162,7 +162,7 @@ class Options:
 
     def __str__(self) -> str:
         parts = [
-            f"{what} {name} ({table[name].source})"
+            f"{what} {name}, as {table[name].source}"
             for what, name, table in (
                 ("weight decay over width", self.weight_decay, WEIGHT_DECAY),
                 ("embedding lr", self.embedding_lr, EMBEDDING_LR),

@@ -130,6 +130,9 @@ def test_a_table_of_an_optimizer_as_configs_name_it(capsys: pytest.CaptureFixtur
     assert main(["table", "completep", "sgd"]) == 0
     assert "| readout | 1 | m_in^-1 | m_in | - | m_in^-1 |" in capsys.readouterr().out
     assert main(["table", "completep", "adamw"]) == 0
+    assert main(["table", "completep", "--weight-decay=sqrt", "--embedding-lr", "inverse_sqrt"]) == 0
+    assert "Options: weight decay over width sqrt, as Fan et al. (arXiv:2510.15262)" in capsys.readouterr().out
+    assert main(["table", "spectral", "soap"]) == 0
     assert main(["table", "completp"]) == 2
     assert "did you mean 'completep'?" in capsys.readouterr().err
     assert main(["table", "umup", "sgd"]) == 2

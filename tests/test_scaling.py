@@ -18,7 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from hptransfer.config import RunConfig
 from hptransfer.errors import UserError
 from hptransfer.explain import to_text
-from hptransfer.parametrization import SCHEMES, Multipliers, Ratios
+from hptransfer.parametrization import SCHEMES, Multipliers, Ratios, rule
 from hptransfer.plan import Plan
 from hptransfer.scaling import assign_roles, build, build_optimizer, param_groups, ratios_of, resolve
 from models import gpt
@@ -192,7 +192,7 @@ def test_options_by_hand() -> None:
     assert found["token_embedding.weight"] == pytest.approx((LR / 2, DECAY * 2**0.5))
     assert found["readout.weight"] == (LR, DECAY)
     text = to_text(resolve(tiny(model=BIG, parametrization=options)))
-    assert "weight decay over width sqrt (Fan et al. (arXiv:2510.15262))" in text
+    assert "weight decay over width sqrt, as Fan et al. (arXiv:2510.15262)" in text
     assert "options" not in to_text(resolve(tiny(model=BIG)))
     assert tiny(parametrization={"weight_decay_rule": "paper"}) == tiny()
 
@@ -350,6 +350,10 @@ def test_ratios_are_those_of_the_axes() -> None:
     assert (hidden.fan_out, hidden.fan_in, hidden.depth) == (6, 2, 3)
     convolution = ratios_of("hidden", (8, 4, 3, 3), (4, 2, 3, 3), run)
     assert (convolution.fan_out, convolution.fan_in) == (2, 2)
+    depthwise = ratios_of("hidden.conv.depthwise", (8, 1, 3, 3), (4, 1, 3, 3), run)
+    assert (depthwise.fan_out, depthwise.fan_in) == (2, 1)
+    row = rule("mup", "adam", "hidden.conv.depthwise")
+    assert (row.init(depthwise), row.lr(depthwise), row.eps(depthwise)) == (1, 1, 1 / 2)  # as an input's
     readout = ratios_of("readout", (256, 8), (256, 2), run)
     assert (readout.fan_in, readout.fan_out) == (4, 1)
     embedding = ratios_of("embedding.token", (256, 8), (256, 2), run)
