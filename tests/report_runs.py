@@ -54,6 +54,7 @@ def steps(result: dict[str, Any], count: int = 200) -> list[dict[str, Any]]:
             "loss": None if lost and i > count / 2 else end + (6 - end) * math.exp(-i / 20),
             "lr": result["lr"],
             "grad_norm": 1 / i,
+            **({"update/hidden": 0.001, "activation/stream": result["width"] / 64} if i % 20 == 0 else {}),
         }
         for i in range(1, count + 1)
     ]

@@ -131,6 +131,11 @@ def test_numbers_of_the_headline_and_of_the_cells(page: Page) -> None:
     assert "One seed throughout" in page.text
 
 
+def test_what_was_watched_is_shown_against_width(page: Page) -> None:
+    assert {"training", "stability", "flatness"} <= set(page.values("id"))
+    assert "activations and logits, over width" in page.text and "over depth" not in page.text
+
+
 @pytest.mark.parametrize(
     ("lines", "words"),
     [
@@ -154,7 +159,7 @@ def test_what_to_know_before_believing_it(tmp_path: Path, lines: list[str], word
 
 def test_a_table_of_runs_has_no_curves_and_no_config(tmp_path: Path) -> None:
     page = report(tmp_path, csv(tmp_path, "1e6,1e7,0.1,4096,2.8", "4e6,1e7,0.1,4096,2.7"))
-    assert not {"training", "stability"} & set(page.values("id"))
+    assert not {"training", "stability", "flatness"} & set(page.values("id"))
     assert all(run["curve"] == {} and run["config"] == [] for run in page.data["runs"].values())
     assert {run["source"] for run in page.data["runs"].values()} == {f"{tmp_path}/runs.csv:{n}" for n in (2, 3)}
 

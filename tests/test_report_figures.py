@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from hptransfer import figures
 from hptransfer.figures.cells import anchor, cells_of, recipe_labels
 from hptransfer.figures.curves import Curve, coarser, thin
+from hptransfer.figures.flatness import lines_of, middle
 from hptransfer.figures.style import power_of_two, some
 from hptransfer.records import Row
 
@@ -170,7 +171,8 @@ def test_a_curve_is_thinned_again_over_what_is_known_of_it() -> None:
 
 
 def curves_for(rows: list[Row]) -> dict[str, Curve]:
-    return {one.source: Curve((1e6, 1e7), {"loss": (4.0, 3.0), "grad_norm": (1.0, 0.5)}) for one in rows}
+    values = {"loss": (4.0, 3.0), "grad_norm": (1.0, 0.5), "update/hidden": (0.01, 0.02)}
+    return {one.source: Curve((1e6, 1e7), values) for one in rows}
 
 
 def drawn(rows: list[Row]) -> dict[str, Figure | None]:
@@ -180,6 +182,7 @@ def drawn(rows: list[Row]) -> dict[str, Figure | None]:
         "optimum": figures.optimum_against_size(rows),
         "training": figures.training_curves(rows, curves),
         "stability": figures.stability(rows, curves),
+        "flatness": figures.stability_against_size(rows, curves),
     }
 
 
@@ -189,6 +192,51 @@ TWO_SIZES = [
     *valley(0.002, LRS, width=256.0, params=1.6e7, recipe={"parametrization": "sp"}),
     row(0.5, math.nan, status="diverged", recipe={"parametrization": "sp"}),
 ]
+
+
+def watched(stream: float) -> Curve:
+    """Looks at a tenth, three, five and nine tenths of a run; the middle half holds the second and the third."""
+    looks = (9.0, stream * 0.5, stream * 1.5, 7.0)
+    values = {"loss": (4.0,) * 4, "update/hidden": (0.01,) * 4, "activation/stream": looks, "grad_norm": (1.0,) * 4}
+    return Curve((1e6, 3e6, 5e6, 1e7), values)
+
+
+def test_watched_quantities_against_size() -> None:
+    """Best runs alone, by recipe and by the other dimension; what grows with width grows, what is flat is flat."""
+    rows = [
+        one
+        for width in (64.0, 128.0, 256.0)
+        for depth in (2.0, 4.0)
+        for one in valley(0.01, LRS, width=width, depth=depth, params=width * width * depth)
+    ]
+    best = {cell.optimum.best.source for cell in cells_of(rows) if cell.optimum}
+    curves = {one.source: watched((one.width or 0) / 64 if one.source in best else 1e9) for one in rows}
+    assert middle(curves[next(iter(best))]).keys() == {"update/hidden", "activation/stream"}
+    over_width = lines_of("width", cells_of(rows), curves)
+    assert [line.sizes for line in over_width] == [[64.0, 128.0, 256.0]] * 2
+    for line in over_width:
+        assert [values["activation/stream"] for values in line.values] == pytest.approx([1.0, 2.0, 4.0])
+        assert [values["update/hidden"] for values in line.values] == pytest.approx([0.01] * 3)
+    assert [line.sizes for line in lines_of("depth", cells_of(rows), curves)] == [[2.0, 4.0]] * 3
+    figure = figures.stability_against_size(rows, curves)
+    assert figure is not None
+    assert [axis.get_title(loc="left") for axis in figure.axes] == [
+        "size of an update over the weights', over width",
+        "activations and logits, over width",
+        "size of an update over the weights', over depth",
+        "activations and logits, over depth",
+    ]
+    drawn = [list(line.get_ydata()) for line in figure.axes[1].get_lines()[1:]]
+    assert drawn == [pytest.approx([1.0, 2.0, 4.0])] * 2
+    low, high = figure.axes[0].get_ylim()
+    assert low < 0.5 and high > 2, "what is flat has to look flat"
+
+
+def test_one_size_is_not_drawn_against_size() -> None:
+    rows = valley(0.01, LRS)
+    assert figures.stability_against_size(rows, {one.source: watched(1.0) for one in rows}) is None
+    unwatched = {one.source: Curve((1e6,), {"loss": (1.0,)}) for one in TWO_SIZES}
+    assert figures.stability_against_size(TWO_SIZES, unwatched) is None
 
 
 def test_the_same_rows_give_the_same_bytes() -> None:

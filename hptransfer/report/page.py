@@ -99,6 +99,7 @@ def _figures(rows: Sequence[Row], laws: "Laws | None", curves: Mapping[str, Curv
         "predicted": figures.predicted_against_measured(rows, laws) if laws else None,
         "training": figures.training_curves(rows, curves),
         "stability": figures.stability(rows, curves),
+        "flatness": figures.stability_against_size(rows, curves),
         **(_figures_of_fit(rows, laws) if laws else {}),
     }
     return {name: figures.to_svg(figure, name) for name, figure in drawn.items() if figure is not None}
