@@ -206,12 +206,70 @@ def test_nothing_swept_is_carried_over() -> None:
     assert any("lr was not swept" in warning for warning in prediction.warnings)
 
 
-def test_stopped_runs_are_counted_and_left_out() -> None:
+def test_stopped_runs_are_counted_and_do_not_count_where_they_say_nothing_new() -> None:
     rows = lines(QUIET, sizes=SIZES[:2])
     stopped = replace(rows[0], lr=1.0, loss=0.1, status="stopped")
     laws = fit([*rows, stopped])
-    assert any("1 stopped runs" in warning for warning in laws.warnings)
+    assert any("1 stopped runs count only as such" in warning for warning in laws.warnings)
+    assert laws.data["stopped"] == 1
     assert laws.coefficients == pytest.approx(fit(rows).coefficients)
+    assert (laws.cells[0].cell.runs, laws.cells[0].cell.diverged) == (len(rows) // 2, 0)
+
+
+def test_stopped_runs_without_a_finished_one_are_left_out() -> None:
+    rows = lines(QUIET, sizes=SIZES[:2])
+    alone = [replace(row, status="stopped") for row in lines(QUIET, sizes=SIZES[4:5])]
+    laws = fit([*rows, *alone])
+    assert any("7 stopped runs are left out: nothing like them has finished" in warning for warning in laws.warnings)
+    assert laws.coefficients == pytest.approx(fit(rows).coefficients)
+
+
+def test_stopped_runs_help_where_their_side_is_otherwise_empty() -> None:
+    """Two runs of each cell go on, both below its best lr; where the loss falls steeply, the fit runs on and on."""
+    world = replace(QUIET, lr_exponents=(0.0, 0.0), noise=0.003, parametrization="completep")
+    world = replace(world, shape=(math.log(0.12), *world.shape[1:]))
+    rows = [
+        row if row.lr < world.lr * 0.9 else replace(row, status="stopped", loss=row.loss + 1)
+        for row in lines(world, lrs=9)
+        if world.lr * 0.2 < row.lr
+        if abs(math.log(row.lr / world.lr)) > 0.1
+    ]
+    at = {"params": SIZES[-1][0], "tokens": SIZES[-1][1]}
+    kept = [row for row in rows if row.status == "finished"]
+    without, helped = (fit(some, validate=False).predict(**at).lr for some in (kept, rows))
+    assert without.optimum > 3 * world.lr
+    assert 0.5 * world.lr < helped.optimum < 2 * world.lr
+    assert helped.high < without.high
+
+
+def test_stopped_runs_do_not_lead_astray() -> None:
+    """Pruned before the decay, when the best lr is half of what it is at the end: the recommendation loses less with
+    the stopped runs than without, and in no world much more."""
+    lost = []
+    for seed in range(12):
+        rng = np.random.default_rng(seed)
+        world = replace(World.draw(rng, "completep"), batch_exponents=(0.0, 0.0))
+        rows = [row for i in range(3) for row in _pruned(world, rng, BASE_PARAMS * 4**i, BASE_TOKENS * 4**i)]
+        kept = [row for row in rows if row.status != "stopped"]
+        at = {"params": BASE_PARAMS * 4**4, "tokens": BASE_TOKENS * 4**4, "batch_tokens": world.batch_tokens}
+        best = world.law(at["params"], at["tokens"])[0]
+        lrs = [fit(some, resamples=0, validate=False).predict(**at).lr.value for some in (kept, rows)]
+        lost.append([float(world.excess(np.array([math.log(lr) - best, 0.0]))) for lr in lrs])
+    without, helped = np.array(lost).T
+    assert helped.mean() < 0.8 * without.mean()
+    assert np.max(helped - without) < 0.01
+
+
+def _pruned(world: World, rng: np.random.Generator, params: float, tokens: float) -> list[Row]:
+    """Nine lrs of which the two best by the valley before the decay go on."""
+    optimum = np.array([world.optimum(rng, params, tokens)[0], math.log(world.batch_tokens)])
+    lrs = math.log(world.lr) + np.arange(-4, 5) * math.log(2)
+    early = [float(world.excess(np.array([lr + math.log(2) - optimum[0], 0.0]))) for lr in lrs]
+    rows = [world.run(rng, params, tokens, optimum, np.array([lr, optimum[1]])) for lr in lrs]
+    return [
+        row if row.status == "diverged" or rank < 2 else replace(row, status="stopped", loss=row.loss * 1.2)
+        for row, rank in zip(rows, np.argsort(np.argsort(early)), strict=True)
+    ]
 
 
 def test_target_of_another_recipe() -> None:
@@ -268,6 +326,7 @@ def test_one_step_resampling_agrees_with_refitting() -> None:
             x=problem.x[index],
             y=problem.y[index],
             diverged=problem.diverged[index],
+            stopped=problem.stopped[index],
             cell=np.repeat(np.arange(len(parts)), [len(part) for part in parts]),
             features=problem.features[drawn],
             floor_features=problem.floor_features[drawn],

@@ -85,13 +85,10 @@ def gather(rows: Sequence[Row], pool: bool = False) -> Evidence:
     for row in rows:
         _check(row)
     recipe, warnings = _recipe(rows, pool)
-    used = [row for row in rows if row.status != "stopped"]
-    if len(used) < len(rows):
-        warnings.append(f"{len(rows) - len(used)} stopped runs are left out: where they would have ended is not known")
-    coordinates, used = _coordinates(used, warnings)
+    coordinates, used = _coordinates([row for row in rows if row.status != "stopped"], warnings)
     if not any(_finite(row) for row in used):
         raise UserError(f"none of the {len(used)} usable runs finished with a finite loss: there is nothing to fit")
-    groups = _cells(used)
+    groups = _with_stopped(used, [row for row in rows if row.status == "stopped"], coordinates, warnings)
     ordered = [row for group in groups for row in group]
     cells = tuple(_cell(group) for group in groups)
     features = _features(cells, str(recipe.get("parametrization", "")), "batch_tokens" in coordinates)
@@ -164,6 +161,24 @@ def _coordinates(rows: list[Row], warnings: list[str]) -> tuple[tuple[str, ...],
     return tuple(names.get(name, name) for name in swept), rows
 
 
+def _with_stopped(
+    used: Sequence[Row], stopped: Sequence[Row], coordinates: Sequence[str], warnings: list[str]
+) -> list[list[Row]]:
+    """The cells with their stopped runs, where a run of the cell has finished: else there is no best to be above."""
+    placed = [row for row in stopped if row.weight_decay or "timescale" not in coordinates]
+    groups = [
+        group if any(map(_finite, group)) else [row for row in group if row.status != "stopped"]
+        for group in _cells([*used, *placed])
+    ]
+    groups = [group for group in groups if group]
+    count = sum(row.status == "stopped" for group in groups for row in group)
+    if count:
+        warnings.append(f"{count} stopped runs count only as such that would not have been the best of their cells")
+    if left := len(stopped) - count:
+        warnings.append(f"{left} stopped runs are left out: nothing like them has finished")
+    return groups
+
+
 def _varies(rows: Sequence[Row], name: str) -> bool:
     groups = [[getattr(row, name) for row in group if getattr(row, name)] for group in _cells(rows)]
     if all(len(group) <= 1 for group in groups) and len(groups) >= 4:
@@ -187,7 +202,8 @@ def _cells(rows: Sequence[Row]) -> list[list[Row]]:
     return cells
 
 
-def _cell(rows: Sequence[Row]) -> Cell:
+def _cell(group: Sequence[Row]) -> Cell:
+    rows = [row for row in group if row.status != "stopped"]
     finite = [row for row in rows if _finite(row)]
     lrs = [row.lr for row in finite] or [row.lr for row in rows]
     best = min(finite, key=lambda row: row.loss, default=rows[0])
@@ -231,11 +247,16 @@ def _problem(
     rows = [row for group in groups for row in group]
     cell = np.repeat(np.arange(len(groups)), [len(group) for group in groups])
     x = np.log([[_coordinate(row, name) for name in coordinates] for row in rows])
-    diverged = np.array([not _finite(row) for row in rows])
-    y = np.array([0.0 if gone else math.log(row.loss) for row, gone in zip(rows, diverged, strict=True)])
+    stopped = np.array([row.status == "stopped" for row in rows])
+    diverged = np.array([not _finite(row) for row in rows]) & ~stopped
+    y = np.array([math.log(row.loss) if _finite(row) else 0.0 for row in rows])
     points = [point(one) for one in cells]
     matrix, floor = features.matrix(points), features.floor_matrix(points)
-    best = [_best(y, diverged, cell == c) for c in range(len(cells))]
+    best = [_best(y, diverged | stopped, cell == c) for c in range(len(cells))]
+    y = np.where(stopped, y[best][cell], y)
+    if "lr" in coordinates:
+        late = stopped & (x[:, coordinates.index("lr")] > x[best, coordinates.index("lr")][cell])
+        x[late, coordinates.index("lr")] += math.log(priors.EARLY_FAVOURS_LOW)
     mean: list[float] = []
     sd: list[float] = []
     for j, name in enumerate(coordinates):
@@ -253,7 +274,7 @@ def _problem(
     sd += [value for _, value in shape] + [value for _, value in floor_prior]
     heavy = np.zeros(len(mean), bool)
     heavy[:optima].reshape(len(coordinates), -1)[:, 1:-1] = True
-    return Problem(coordinates, x, y, cell, diverged, matrix, floor, np.array(mean), np.array(sd), heavy)
+    return Problem(coordinates, x, y, cell, diverged, stopped, matrix, floor, np.array(mean), np.array(sd), heavy)
 
 
 def _coordinate(row: Row, name: str) -> float:

@@ -87,7 +87,7 @@ def _members(rows: Sequence[Row], laws: Laws) -> dict[int, list[Row]]:
     assert evidence.problem is not None
     for row, c in zip(evidence.rows, evidence.problem.cell, strict=True):
         cell = evidence.cells[int(c)]
-        for one in laws.cells:
+        for one in laws.cells if row.status != "stopped" else ():
             same = (one.cell.params, one.cell.width, one.cell.depth) == (cell.params, cell.width, cell.depth)
             if same and abs(math.log(one.cell.tokens / cell.tokens)) < 0.01:
                 found[id(one)].append(row)

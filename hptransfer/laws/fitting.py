@@ -60,8 +60,10 @@ def _prior_name(evidence: Evidence) -> str:
 
 
 def _data(evidence: Evidence) -> dict[str, str | float]:
-    diverged = sum(cell.diverged for cell in evidence.cells)
-    return {"hash": evidence.hash, "runs": len(evidence.rows), "diverged": diverged, "cells": len(evidence.cells)}
+    counts = {status: sum(row.status == status for row in evidence.rows) for status in ("diverged", "stopped")}
+    gone = sum(cell.diverged for cell in evidence.cells)
+    runs = len(evidence.rows)
+    return {"hash": evidence.hash, "runs": runs, **counts, "diverged": gone, "cells": len(evidence.cells)}
 
 
 def _carried(evidence: Evidence, settings: Mapping[str, str | float]) -> Laws:
@@ -140,11 +142,12 @@ def _leave_out(
         x=problem.x[runs],
         y=problem.y[runs],
         diverged=problem.diverged[runs],
+        stopped=problem.stopped[runs],
         cell=(np.cumsum(kept) - 1)[problem.cell[runs]],
         features=problem.features[kept],
         floor_features=problem.floor_features[kept],
     )
-    if smaller.diverged.all():
+    if not smaller.finished.any():
         return []
     part = fit_pooled(smaller)
     spread = covariance(part, resamples, seed)

@@ -53,7 +53,7 @@ class Laws:
     recipe: Mapping[str, str | float]
     """What all the runs share, and so what the laws hold for."""
     data: Mapping[str, str | float]
-    """hash, runs, diverged, cells."""
+    """hash, runs, diverged, stopped, cells."""
     settings: Mapping[str, str | float]
     coordinates: tuple[str, ...]
     features: Features

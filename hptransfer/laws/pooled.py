@@ -7,7 +7,8 @@
 The offsets are what a power law in size and tokens does not explain of one cell; they make a bad cell lose its say
 instead of bending the law, and their spread is part of every interval. A run's noise grows with its excess, is
 larger on the high side of the lr, is heavy-tailed, and a share of the runs has fallen off a cliff: those inform nothing
-but that share. A diverged run says only that its lr lies above the ridge.
+but that share. Two kinds of runs count on one side only: a diverged run says that its lr lies above the ridge, a
+stopped one that it would not have ended below the best of its cell (its residual counts while the model has it there).
 
 Fitted by expectation maximisation: Gauss-Newton (Levenberg) steps for coefficients and offsets, whose posterior
 covariance enters the updates of weights, noise and spreads. Cells meet only in the coefficients, so each is
@@ -40,9 +41,10 @@ class Problem:
 
     coordinates: tuple[str, ...]
     x: Floats  # (n, d) natural logarithms of the coordinates
-    y: Floats  # (n,) ln loss; 0 where diverged
+    y: Floats  # (n,) ln loss; 0 where diverged, the best of the cell where stopped
     cell: npt.NDArray[np.int64]  # (n,)
     diverged: Booleans  # (n,)
+    stopped: Booleans  # (n,)
     features: Floats  # (C, m)
     floor_features: Floats  # (C, q)
     mean: Floats  # (p,) prior
@@ -53,6 +55,11 @@ class Problem:
     def cells(self) -> int:
         """Number of cells."""
         return len(self.features)
+
+    @property
+    def finished(self) -> Booleans:
+        """Runs whose loss is known."""
+        return ~(self.diverged | self.stopped)
 
     def split(self, coefficients: Floats) -> tuple[Floats, Floats, Floats]:
         """Coefficients (..., p) as optima (..., d, m), shape (..., s), floor (..., q)."""
@@ -110,6 +117,7 @@ class _Linear:
 
     residual: Floats
     active: Booleans
+    """Whether a run counts here: finished, or on the side on which it says something."""
     excess: Floats
     ridge: Floats
     in_coefficients: Floats
@@ -177,7 +185,7 @@ def _linearize(problem: Problem, coefficients: Floats, offsets: Floats) -> _Line
     in_optima = -(at[:, :, None] * features[:, None, :]).reshape(len(at), -1)
     return _Linear(
         residual,
-        ~diverged | (residual > 0),
+        problem.finished | (residual > 0),
         slopes.excess,
         slopes.ridge,
         np.concatenate([in_optima, in_shape, in_level * problem.floor_features[cell]], 1),
@@ -195,15 +203,15 @@ def _log_density(residual_squared: Floats, variance: Floats) -> Floats:
 
 
 def _run_weights(problem: Problem, state: _State, linear: _Linear) -> tuple[Floats, Floats]:
-    """Least-squares weights (n,), and the probability that a run has not fallen off the cliff."""
+    """Least-squares weights (n,) where a run counts, and the probability that it has not fallen off the cliff."""
     variance, _ = state.noise.variance(linear.ridge, linear.excess)
     squared = linear.residual**2 + state.variance
-    on_cliff = np.where((linear.residual > 0) & ~problem.diverged, state.noise.cliff / CLIFF_HEIGHT, 0.0)
+    on_cliff = np.where((linear.residual > 0) & problem.finished, state.noise.cliff / CLIFF_HEIGHT, 0.0)
     density = (1 - state.noise.cliff) * np.exp(_log_density(squared, variance))
     regular = density / (density + on_cliff + 1e-300)
-    regular[problem.diverged] = 1.0
+    regular[~problem.finished] = 1.0
     weights = regular * (STUDENT + 1) / (STUDENT + squared / variance) / variance
-    return np.where(problem.diverged, linear.active / priors.CLIFF_DISTANCE[1] ** 2, weights), regular
+    return np.where(problem.diverged, 1 / priors.CLIFF_DISTANCE[1] ** 2, weights), regular
 
 
 @dataclass(frozen=True)
@@ -217,30 +225,37 @@ class _System:
     gradient_inner: Floats  # (C, 1 + d)
 
 
-def _system(problem: Problem, state: _State, linear: _Linear, weights: Floats, damping: float = 0.0) -> _System:
-    """Per cell: A - B D^-1 B', g - B D^-1 h with A, B, D the blocks of J' W J in coefficients and offsets."""
+def _system(problem: Problem, state: _State, linear: _Linear, weights: Floats, damping: float | None = None) -> _System:
+    """Per cell: A - B D^-1 B', g - B D^-1 h with A, B, D the blocks of J' W J in coefficients and offsets.
+
+    Without damping, as a posterior has it: there a stopped run pulls, but informs of nothing. A Gaussian would be
+    narrowed on both sides of the bound that it sets.
+    """
+    weights = weights * linear.active
+    informing = np.where(problem.stopped & (damping is None), 0.0, weights)
     starts = np.searchsorted(problem.cell, np.arange(problem.cells + 1))
     p, o = linear.in_coefficients.shape[1], linear.in_offsets.shape[1]
-    root = np.sqrt(weights)[:, None]
-    jacobian = np.concatenate([linear.in_coefficients, linear.in_offsets, linear.residual[:, None]], 1) * root
-    products = np.stack([part.T @ part for part in np.split(jacobian, starts[1:-1])])
+    jacobian = np.concatenate([linear.in_coefficients, linear.in_offsets], 1)
+    informed = np.split(jacobian * np.sqrt(informing)[:, None], starts[1:-1])
+    products = np.stack([part.T @ part for part in informed])
+    pull = np.add.reduceat(jacobian * (weights * linear.residual)[:, None], starts[:-1], 0)
     penalty = state.cell_weight / state.spread**2
-    inner = products[:, p : p + o, p : p + o].copy()
+    inner = products[:, p:, p:].copy()
     diagonal = np.arange(o)
-    inner[:, diagonal, diagonal] = inner[:, diagonal, diagonal] * (1 + damping) + penalty
-    gradient = products[:, p : p + o, -1] - penalty * state.offsets
+    inner[:, diagonal, diagonal] = inner[:, diagonal, diagonal] * (1 + (damping or 0.0)) + penalty
+    gradient = pull[:, p:] - penalty * state.offsets
     inverse = np.linalg.inv(inner)
-    across = products[:, :p, p : p + o]
+    across = products[:, :p, p:]
     elimination = inverse @ across.transpose(0, 2, 1)
     information = products[:, :p, :p] - across @ elimination
-    score = products[:, :p, -1] - np.einsum("cko,ck->co", elimination, gradient)
+    score = pull[:, :p] - np.einsum("cko,ck->co", elimination, gradient)
     return _System(information, score, elimination, inverse, gradient)
 
 
 def _objective(
     problem: Problem, state: _State, weights: Floats, precision: Floats, linear: _Linear, c: Floats, o: Floats
 ) -> float:
-    loss = np.sum(np.where(problem.diverged & (linear.residual < 0), 0.0, weights * linear.residual**2))
+    loss = np.sum(np.where(linear.active, weights * linear.residual**2, 0.0))
     offsets = np.sum(state.cell_weight / state.spread**2 * o**2)
     return float(loss + offsets + np.sum(precision * (c - problem.mean) ** 2)) / 2
 
@@ -248,9 +263,7 @@ def _objective(
 def _move(problem: Problem, state: _State, linear: _Linear, weights: Floats) -> tuple[float, _System]:
     """One Levenberg step that does not raise the objective; its size in prior sd, and the undamped system."""
     precision = state.prior_weight / problem.sd**2
-    # a diverged run that is inactive here may become active on the way: it keeps its weight in the objective
-    full = np.where(problem.diverged, 1 / priors.CLIFF_DISTANCE[1] ** 2, weights)
-    before = _objective(problem, state, full, precision, linear, state.coefficients, state.offsets)
+    before = _objective(problem, state, weights, precision, linear, state.coefficients, state.offsets)
     while True:
         system = _system(problem, state, linear, weights, state.damping)
         information = system.information.sum(0) + np.diag(precision)
@@ -259,7 +272,7 @@ def _move(problem: Problem, state: _State, linear: _Linear, weights: Floats) -> 
         inner = np.einsum("cko,co->ck", system.inner, system.gradient_inner) - system.elimination @ step
         coefficients, offsets = state.coefficients + step, state.offsets + inner
         after = _linearize(problem, coefficients, offsets)
-        if _objective(problem, state, full, precision, after, coefficients, offsets) <= before + 1e-9:
+        if _objective(problem, state, weights, precision, after, coefficients, offsets) <= before + 1e-9:
             break
         if state.damping > 1e8:
             coefficients, offsets, step = state.coefficients, state.offsets, np.zeros_like(step)
@@ -301,7 +314,7 @@ def _update(problem: Problem, state: _State, linear: _Linear, regular: Floats, s
 
 def _noise(problem: Problem, state: _State, linear: _Linear, regular: Floats) -> Noise:
     """Two Fisher-scoring steps on (ln near, ln far, side) with their priors; the cliff's share by its expectation."""
-    finite = ~problem.diverged
+    finite = problem.finished
     squared = linear.residual**2 + state.variance
     prior = np.array([priors.NOISE_NEAR, priors.NOISE_FAR, priors.NOISE_SIDE])
     share = float(np.sum((1 - regular)[finite]) + priors.CLIFF[0]) / (float(finite.sum()) + priors.CLIFF[1])
@@ -341,5 +354,5 @@ def _result(problem: Problem, state: _State) -> Pooled:
         system.information,
         system.score,
         state.prior_weight / problem.sd**2,
-        float(np.sum(np.log(density[~problem.diverged] + 1e-300))),
+        float(np.sum(np.log(density[problem.finished] + 1e-300))),
     )

@@ -91,6 +91,11 @@ CLIFF: Normal = (1.0, 20.0)
 CLIFF_DISTANCE: Normal = (1.0, 0.5)
 """In ln lr above the ridge: the cliff sits at 2 to 4 times the best lr (dense Step Law cells)."""
 
+EARLY_FAVOURS_LOW = 2.0
+"""Before the lr decays, the best lr is down to half of what it is at the end (OLMo-core's ladder halves its law's lr
+for a schedule that decays late). So a run that was stopped above the best lr speaks for twice its lr; one below it,
+which the ranks favoured, for its own."""
+
 SPREAD: Mapping[str, float] = {"floor": 0.003, "lr": 0.1, "batch_tokens": 0.15, "timescale": 0.3}
 """How far a cell's own optimum (in ln) and floor (in ln loss) lie from the power law."""
 SPREAD_CELLS = 2.0

@@ -8,7 +8,8 @@ from hptransfer.laws.laws import FittedCell, Laws, plain
 def summary(laws: Laws) -> str:
     """Cells, exponents with intervals, what leaving out the largest size showed, warnings."""
     data = laws.data
-    runs = f"{data['runs']} runs ({data['diverged']} diverged) in {data['cells']} cells"
+    gone = ", ".join(f"{data[status]} {status}" for status in ("diverged", "stopped") if status in data)
+    runs = f"{data['runs']} runs ({gone}) in {data['cells']} cells"
     recipe = ", ".join(f"{key} {plain(value)}" for key, value in laws.recipe.items())
     lines = [f"{runs}; prior: {laws.settings['prior']}", *([f"recipe: {recipe}"] if recipe else []), ""]
     lines.append("cell (params, tokens)     runs  best lr (95 %)                batch_tokens   loss at the floor")
