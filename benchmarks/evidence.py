@@ -82,6 +82,27 @@ STUDIES = {
         lrs={"optimizer.lr": 1.0, "optimizer.adamw_lr": 0.25},
         seeds=2,
     ),
+    "moe": Study(
+        "configs/moe.yaml",
+        WIDTHS[:3],
+        {"sp": SP, "mup = completep": COMPLETEP},
+        {"sp": -7},
+        overrides=["data.seq_len=64", "train.tokens=819200", "train.eval_tokens=65536", "train.save_weights=false"],
+        seeds=2,
+    ),
+    "resnet": Study(
+        "configs/resnet.yaml",
+        [{"width": width, "depth": depth} for width, depth in ((8, 2), (16, 2), (32, 2), (8, 4), (8, 8))],
+        {"sp": SP, "completep": COMPLETEP},
+        overrides=[
+            "parametrization.base_width=8",
+            "parametrization.init_std=0.14",  # sqrt(2) * 0.1, which the config has at twice the width
+            "train.batch_tokens=32",
+            "train.tokens=25600",
+            "train.save_weights=false",
+        ],
+        seeds=2,
+    ),
 }
 
 

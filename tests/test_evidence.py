@@ -10,12 +10,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-FOLDER = Path(__file__).parent.parent / "benchmarks"
+from hptransfer.config import load_config
+from hptransfer.scaling import resolve
+
+ROOT = Path(__file__).parent.parent
 
 
 def script(name: str) -> ModuleType:
     """A benchmark as a module."""
-    spec = importlib.util.spec_from_file_location(name, FOLDER / f"{name}.py")
+    spec = importlib.util.spec_from_file_location(name, ROOT / f"benchmarks/{name}.py")
     assert spec is not None and spec.loader is not None
     module = sys.modules[name] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -44,6 +47,23 @@ def done() -> dict[Any, dict[str, Any]]:
         assert not set(trials) & set(found)
         found |= {trial: valley(trial) for trial in trials}
     return found
+
+
+@pytest.mark.parametrize("name", evidence.STUDIES)
+def test_every_study_is_of_runs_that_resolve(name: str) -> None:
+    """The smallest size is the base of every parametrization that has one, and runs are as long as the study says."""
+    study = evidence.STUDIES[name]
+    for label in study.schemes:
+        config = load_config(ROOT / study.config, evidence.Trial(name, label, 0, -6, 1).overrides())
+        plan = resolve(config)
+        assert (config.model.width, config.model.depth) == tuple(study.sizes[0].values())
+        if config.parametrization.base_width is not None:
+            assert (config.parametrization.base_width, config.parametrization.base_depth) == (
+                config.model.width,
+                config.model.depth,
+            )
+        assert config.optimizer.lr == 2**-6
+        assert plan.steps >= (800 if name != "both" else 100)
 
 
 def test_every_cell_ends_with_its_optimum_inside_and_seeds_about_it(done: dict[Any, dict[str, Any]]) -> None:
