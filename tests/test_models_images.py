@@ -14,6 +14,8 @@ from idx import write_images
 from torch import Tensor, nn
 
 from hptransfer.config import RunConfig, load_config
+from hptransfer.coordcheck import check
+from hptransfer.coordcheck.sizes import default_widths
 from hptransfer.data import open_data
 from hptransfer.errors import UserError
 from hptransfer.loading import Source, validate
@@ -357,6 +359,28 @@ def test_micro_batches_are_the_batch(small: Path, tmp_path: Path) -> None:
     assert whole is not None
     assert parts is not None
     assert parts["loss"] == pytest.approx(whole["loss"], rel=1e-9)
+
+
+@pytest.mark.parametrize("key", ["vit", "resnet"])
+def test_the_coordinate_check_tells_completep_from_sp(key: str, small: Path, tmp_path: Path) -> None:
+    """At initialisation, over width: all that is inside keeps its size, or hidden layers grow as width^(1/2)."""
+    outcomes = {}
+    for scheme in ("completep", "sp"):
+        changes = {"data": {"path": str(small), "classes": 10}, "parametrization": {"init_std": 0.1}}
+        run = config(MODELS[key], scheme, **changes, optimizer={"lr": 0.001}, model={"depth": 2})
+        found = check(run, widths=[16, 32, 64], depths=[], steps=1, seeds=2, runs=tmp_path, workers=1)
+        outcomes[scheme] = {v.name: v for v in found.ladders[0].verdicts if v.quantity == "init"}
+    assert {verdict.outcome for verdict in outcomes["completep"].values()} <= {"PASS", "unsure"}
+    name = {"vit": "blocks.*.feed_forward.up", "resnet": "stage1.*.conv1"}[key]
+    assert outcomes["sp"][name].outcome == "FAIL"
+    slope = outcomes["sp"][name].slope
+    assert slope is not None
+    assert slope.value == pytest.approx(0.5, abs=0.1)
+
+
+def test_a_check_of_channels_starts_small() -> None:
+    assert default_widths(resolve(config(RESNET)).config) == (8, 16, 32, 64)
+    assert default_widths(resolve(config(VIT)).config) == (64, 128, 256, 512)
 
 
 def test_configs_that_ship_need_only_the_data() -> None:

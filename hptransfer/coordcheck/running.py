@@ -19,7 +19,7 @@ from hptransfer.plan import Plan
 
 STEP_TOKENS = 512
 """Tokens of a step: with three seeds the standard errors of slopes are well below the verdicts' margin."""
-STEP_IMAGES = 64
+STEP_IMAGES = 128
 """Images of a step, each of them many patches or pixels."""
 
 OnRun = Callable[[int, int], None]

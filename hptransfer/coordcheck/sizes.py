@@ -10,13 +10,15 @@ from hptransfer.errors import UserError
 
 DEPTHS = (2, 4, 8, 16)
 SMALLEST_WIDTH = 64
-"""Of the default widths."""
+SMALLEST_CHANNELS = 8
+"""Of the default widths: a convolution's fan-in is nine times its channels."""
 
 
 def default_widths(config: RunConfig) -> tuple[int, ...]:
-    """Four doublings from the first multiple of what a width must be a multiple of that is not below SMALLEST_WIDTH."""
+    """Four doublings from the first multiple of what a width must be a multiple of that is not below the smallest."""
     unit = _width_unit(config)
-    first = -(-SMALLEST_WIDTH // unit) * unit
+    smallest = SMALLEST_CHANNELS if config.model.name == "resnet" else SMALLEST_WIDTH
+    first = -(-smallest // unit) * unit
     return tuple(first * 2**i for i in range(4))
 
 
