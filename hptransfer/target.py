@@ -1,7 +1,7 @@
 """Laws + a target's config -> the same config with everything that must move filled in, each line with its reason."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from hptransfer.config import RunConfig, load_config, to_yaml
@@ -9,6 +9,9 @@ from hptransfer.errors import UserError
 from hptransfer.laws import Estimate, Laws, Prediction
 from hptransfer.records import recipe
 from hptransfer.tables import table, text
+
+BASE = ("base_width", "base_depth")
+"""What the values of a recipe are quoted at: a unit."""
 
 
 @dataclass(frozen=True)
@@ -53,9 +56,10 @@ class Tuned:
 def transfer(laws: Laws, target: RunConfig, batch_tokens: float | None = None) -> Tuned:
     """The target's config with lr, batch and weight decay from the laws, and beta2 and eps moved with the batch.
 
-    `batch_tokens` fixes the batch: lr is then the best one at that batch. UserError where the laws do not hold for
-    the target (another parametrization, optimizer or base shape).
+    `batch_tokens` fixes the batch: lr is then the best one at that batch. A target at another base shape is quoted at
+    that of the runs. UserError where the laws do not hold for the target (another parametrization or optimizer).
     """
+    given, (target, at_base) = target, _at_base_of_runs(laws, target)
     size = size_of_config(target)
     prediction = predict_for(laws, size, batch_tokens)
     batch = _whole_batch(prediction.batch_tokens.value, target.data.seq_len)
@@ -65,12 +69,46 @@ def transfer(laws: Laws, target: RunConfig, batch_tokens: float | None = None) -
     moved["train.batch_tokens"] = batch
     reasons["train.batch_tokens"] = f"{why}; in whole sequences"
     _with_batch(laws, target, batch, moved, reasons)
+    for path, reason in at_base.items():
+        section, key = path.split(".")
+        moved[path], reasons[path] = getattr(target, section).model_dump()[key], reason
+    if at_base and prediction.weight_decay is None:
+        _check_decay(given, target)
     reasons["schedule.warmup"] = "a fraction of the run, as in the runs: it grows with the run"
     sections: dict[str, dict[str, Any]] = {"tracking": {"job_type": target.tracking.job_type or "target"}}
     for path, value in moved.items():
         section, key = path.split(".")
         sections.setdefault(section, {})[key] = value
     return Tuned(target.updated(**sections), prediction, moved, reasons, prediction.warnings)
+
+
+def _at_base_of_runs(laws: Laws, target: RunConfig) -> tuple[RunConfig, dict[str, str]]:
+    """The target quoted at the base of the runs where it is of their scheme, and the reasons for what moved."""
+    base = other_base(laws, recipe(target))
+    if not base:
+        return target, {}
+    from hptransfer.rebasing import rebased
+
+    return rebased(target, base)
+
+
+def other_base(laws: Laws, wanted: Mapping[str, Any]) -> dict[str, int]:
+    """The base of the runs by key, where the recipe has another one of the same parametrization."""
+    if laws.recipe.get("parametrization") != wanted.get("parametrization"):
+        return {}
+    keys = [key for key in BASE if key in laws.recipe and key in wanted and laws.recipe[key] != wanted[key]]
+    return {key: int(laws.recipe[key]) for key in keys}
+
+
+def _check_decay(given: RunConfig, target: RunConfig) -> None:
+    """UserError where the laws know no weight decay and the file's own means another one at the base of the runs."""
+    from hptransfer.rebasing import decay_moves
+
+    if decay_moves(given, target):
+        raise UserError(
+            f"optimizer.weight_decay: {given.optimizer.weight_decay:g} at this base has no single value at that of the "
+            "runs, and the runs do not say theirs; quote the target at the base of the runs"
+        )
 
 
 def _from_laws(prediction: Prediction) -> tuple[dict[str, Any], dict[str, str]]:
@@ -155,6 +193,20 @@ def predict_for(laws: Laws, size: Size, batch_tokens: float | None = None) -> Pr
         batch_tokens=batch_tokens,
         recipe=_with_known_data(laws, size.recipe),
     )
+
+
+def predict_at_base_of_runs(laws: Laws, size: Size, batch_tokens: float | None = None) -> Prediction:
+    """As `predict_for`; at another base shape the answer is quoted at that of the runs, which a warning says."""
+    base = other_base(laws, size.recipe or {})
+    there = replace(size, recipe={**size.recipe, **base}) if size.recipe else size
+    prediction = predict_for(laws, there, batch_tokens)
+    if not base:
+        return prediction
+    named = " and ".join(f"{key} {value}" for key, value in base.items())
+    warning = (
+        f"lr and weight_decay are quoted at the runs' {named}, not at the config's (transfer moves the config there)"
+    )
+    return replace(prediction, warnings=(warning, *prediction.warnings))
 
 
 def _with_known_data(laws: Laws, wanted: Mapping[str, Any] | None) -> Mapping[str, Any] | None:

@@ -71,6 +71,8 @@ def sweep(args: argparse.Namespace) -> int:
             dry_run=args.dry_run,
             design=args.design,
             share=args.share,
+            deepen=args.deepen,
+            best=args.best,
             on_data=on_data,
             **_how(args),
         )
@@ -83,7 +85,15 @@ def status(args: argparse.Namespace) -> int:
     from hptransfer.records import to_json
     from hptransfer.sweeps import status as look
 
-    found = look(args.sweep, runs=args.runs, workers=args.workers, seed=args.seed, design=args.design)
+    found = look(
+        args.sweep,
+        runs=args.runs,
+        workers=args.workers,
+        seed=args.seed,
+        design=args.design,
+        deepen=args.deepen,
+        best=args.best,
+    )
     print(to_json(found.to_dict(), indent=2) if args.json else found.to_text())
     return 0
 
@@ -136,13 +146,13 @@ def predict(args: argparse.Namespace) -> int:
     from hptransfer.laws import Laws
     from hptransfer.laws.published import predict_published
     from hptransfer.records import to_json
-    from hptransfer.target import predict_for, size_of, to_text
+    from hptransfer.target import predict_at_base_of_runs, size_of, to_text
 
     if (args.law is None) == (args.laws is None):
         raise UserError("predict: give a laws file, or --law NAME (hptransfer laws list)")
     size = size_of(args.config, args.overrides, args.params, args.tokens)
     if args.law is None:
-        prediction = predict_for(Laws.load(args.laws), size, args.batch_tokens)
+        prediction = predict_at_base_of_runs(Laws.load(args.laws), size, args.batch_tokens)
     else:
         prediction = predict_published(args.law, params=size.params, tokens=size.tokens, batch_tokens=args.batch_tokens)
     print(to_json(prediction.to_json(), indent=2) if args.json else to_text(prediction))

@@ -12,10 +12,16 @@ from hptransfer.errors import UserError
 from hptransfer.laws import Laws, fit
 from hptransfer.loading import parse_yaml
 from hptransfer.records import Row, recipe
-from hptransfer.target import size_of, transfer
+from hptransfer.scaling import resolve
+from hptransfer.target import predict_at_base_of_runs, predict_for, size_of, size_of_config, transfer
 
 LRS = [2.0**exponent for exponent in range(-9, -3)]
 BEST = 2.0**-6
+OWN = {
+    "init_multipliers": {"hidden": 2.0, "readout": 0.0},
+    "multipliers": {"residual": 0.7},
+    "lr_multipliers": {"embedding": 4},
+}
 
 
 def target(**sections: dict[str, object]) -> RunConfig:
@@ -85,13 +91,65 @@ def test_inside_of_the_runs_batches_beta2_and_eps_stay() -> None:
     ("section", "change"),
     [
         ("parametrization", {"name": "mup"}),
-        ("parametrization", {"base_width": 32}),
         ("optimizer", {"name": "sgd", "lr": 0.1}),
     ],
 )
 def test_laws_do_not_cross_what_gives_lr_another_meaning(laws: Laws, section: str, change: dict[str, object]) -> None:
     with pytest.raises(UserError, match=next(iter(change)).replace("name", section)):
         transfer(laws, target(**{section: change}))
+
+
+@pytest.mark.parametrize("scheme", ["completep", "mup", "depth_mup"])
+@pytest.mark.parametrize("base", [{"base_width": 32}, {"base_depth": 4}, {"base_width": 64, "base_depth": 1}])
+@pytest.mark.parametrize("own", [{}, OWN])
+def test_a_target_at_another_base_keeps_its_model_and_takes_the_runs_unit(
+    scheme: str, base: dict[str, int], own: dict[str, object]
+) -> None:
+    given = target(parametrization={"name": scheme, **base, **own})
+    tuned = transfer(fit(rows(parametrization=scheme)), given)
+    assert (tuned.config.parametrization.base_width, tuned.config.parametrization.base_depth) == (16, 2)
+    at_runs = {"name": scheme, "base_width": 16, "base_depth": 2, **own}
+    optimizer = {"lr": tuned.config.optimizer.lr, "weight_decay": tuned.config.optimizer.weight_decay}
+    model, optimizers, found = (
+        resolve(config) for config in (given, target(parametrization=at_runs, optimizer=optimizer), tuned.config)
+    )
+    assert found.multipliers.residual == pytest.approx(model.multipliers.residual)
+    assert found.multipliers.attention == pytest.approx(model.multipliers.attention)
+    for tensor, as_given, at_base in zip(found.tensors, model.tensors, optimizers.tensors, strict=True):
+        assert tensor.init_std == pytest.approx(as_given.init_std)
+        logits = found.multipliers.output * tensor.multiplier
+        assert logits == pytest.approx(model.multipliers.output * as_given.multiplier) or tensor.role != "readout"
+        assert (tensor.lr, tensor.weight_decay) == pytest.approx((at_base.lr, at_base.weight_decay))
+    assert all(f"(the file had {base[key]})" in tuned.reasons[f"parametrization.{key}"] for key in base)
+    assert RunConfig.model_validate(parse_yaml(tuned.to_yaml(), "tuned")) == tuned.config
+
+
+def test_at_the_runs_own_base_nothing_is_rewritten(laws: Laws) -> None:
+    assert not any(key.startswith("parametrization.") for key in transfer(laws, target()).moved)
+
+
+def test_a_base_that_is_impossible_for_the_target_is_one_line() -> None:
+    known = rows(base_width=12)
+    with pytest.raises(UserError, match=r"not possible at the base of the runs: .*head_dim") as refused:
+        transfer(fit(known), target())
+    assert "\n" not in str(refused.value)
+
+
+def test_weight_decay_that_the_runs_do_not_say_cannot_be_rebased() -> None:
+    silent = fit([replace(row, weight_decay=None, weight_decay_hidden=None) for row in rows()])
+    with pytest.raises(UserError, match=r"optimizer.weight_decay: 0.1 at this base has no single value"):
+        transfer(silent, target(parametrization={"base_width": 32}))
+    deeper = transfer(silent, target(parametrization={"base_depth": 4}))
+    assert deeper.config.optimizer.weight_decay == 0.1
+
+
+def test_a_prediction_for_a_config_at_another_base_says_whose_unit_it_speaks(laws: Laws) -> None:
+    other = size_of_config(target(parametrization={"base_width": 32}))
+    prediction = predict_at_base_of_runs(laws, other)
+    assert prediction.lr == predict_for(laws, size_of_config(target())).lr
+    assert "quoted at the runs' base_width 16" in prediction.warnings[0]
+    with pytest.raises(UserError, match="base_width: the runs have 16, the target has 32"):
+        predict_for(laws, other)
 
 
 def test_other_differences_are_named_in_the_warnings_and_in_the_file(laws: Laws) -> None:

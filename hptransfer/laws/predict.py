@@ -282,7 +282,7 @@ def _other_recipe(laws: Laws, recipe: Mapping[str, Any]) -> list[str]:
     differences = {key: laws.difference(key, recipe) for key in keys}
     named = {key: line for key, line in differences.items() if line}
     if refused := [named[key] for key in REFUSED if key in named]:
-        hint = "\nquote the target at the base shape of the runs: it is only a unit, and the ratios follow"
+        hint = "\nquote the target at the base shape of the runs, as `hptransfer transfer` does: it is only a unit"
         raise UserError(
             "the laws do not hold for this target\n  " + "\n  ".join(refused) + hint * ("base_" in str(refused))
         )
