@@ -296,7 +296,7 @@ class Trainer:
             "eval_tokens": self._validation_sequences() * self.plan.config.data.seq_len,
             "flops": tokens_seen * self.flops_per_token,
             "seconds": self._elapsed(),
-            **dict.fromkeys(records.RECIPE),  # sp has no base: null
+            **dict.fromkeys(("base_width", "base_depth")),  # sp has no base: null
             **records.recipe(self.plan.config, self.data.fingerprint),
             "torch": torch.__version__,
             "device": str(self.device),
