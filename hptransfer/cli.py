@@ -61,6 +61,10 @@ def parser() -> argparse.ArgumentParser:
         ("--executor", {"default": "local", "help": "local (default), slurm or ray"}),
         ("--option", {"action": "append", "default": [], "metavar": "KEY=V", "help": "for the executor; repeatable"}),
     )
+    depth = (
+        ("--deepen", {"type": times, "metavar": "Kx", "help": "go on from finished runs to K times their length"}),
+        ("--best", {"type": int, "metavar": "N", "help": "with --deepen: the N best of each size alone"}),
+    )
     sweep_file = ("sweep", {"help": "sweep file (YAML, as W&B's)"})
     seed = ("--seed", {"type": int, "default": 0, "help": "of a random sweep's draws"})
     design = ("--design", {"choices": ("random", "qmc"), "default": "random", "help": "how a random sweep draws"})
@@ -72,10 +76,11 @@ def parser() -> argparse.ArgumentParser:
         seed,
         design,
         ("--dry-run", {"action": "store_true", "help": "list the runs and their cost"}),
+        *depth,
         ("--share", {"action": "store_true", "help": "work beside another process that runs this sweep"}),
         *how,
     )
-    verb(verbs.status, sweep_file, runs, workers, seed, design, as_json)
+    verb(verbs.status, sweep_file, runs, workers, seed, design, *depth, as_json)
     verb(
         verbs.check,
         config,
@@ -158,6 +163,11 @@ def parser() -> argparse.ArgumentParser:
 def sizes(text: str) -> list[int]:
     """`64,128,256` as numbers."""
     return [int(part) for part in text.split(",")]
+
+
+def times(text: str) -> int:
+    """`4x` as a number."""
+    return int(text.removesuffix("x"))
 
 
 def percent(text: str) -> float:

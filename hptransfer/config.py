@@ -65,7 +65,7 @@ class RunConfig(Section):
 
     @model_validator(mode="after")
     def _consistent(self) -> "RunConfig":
-        problems = [*self._batch_problems(), *shape_problems(self)]
+        problems = [*self._batch_problems(), *self._stable_problems(), *shape_problems(self)]
         if problems:
             raise ValueError("\n".join(problems))
         return self
@@ -76,6 +76,12 @@ class RunConfig(Section):
             low, high = batch // seq_len * seq_len, (batch // seq_len + 1) * seq_len
             nearest = f"{low} or {high}" if low else str(high)
             return [f"train.batch_tokens: {batch} is not a multiple of data.seq_len = {seq_len}; nearest: {nearest}"]
+        return []
+
+    def _stable_problems(self) -> list[str]:
+        schedule = self.schedule
+        if self.train.keep_stable and not (schedule.name == "wsd" and schedule.decay > 0):
+            return [f"train.keep_stable: schedule {schedule.name} has no stable phase before a decay; wsd has"]
         return []
 
     @property

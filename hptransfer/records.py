@@ -22,12 +22,15 @@ from hptransfer.sections import ModelConfig
 NUMERICS_VERSION = 1
 """Raised whenever a change of ours changes the numbers of a run."""
 
+STABLE = "stable.pt"
+"""A run's state at the end of its stable phase, where it was kept."""
+
 PROMPT = 1.0
 """Seconds until a line of metrics.jsonl can be read by others: what they show of a run is that fresh."""
 
 NOT_IDENTITY = {
     "data": {"path"},
-    "train": {"device", "threads", "checkpoint_seconds", "save_weights"},
+    "train": {"device", "threads", "checkpoint_seconds", "save_weights", "keep_stable"},
 }
 """Config keys that do not determine a run's result (the data's content does, its path does not); nor does tracking."""
 
@@ -104,6 +107,11 @@ class Record:
     def failure(self) -> dict[str, Any] | None:
         """Message and number of attempts of a run that failed."""
         return read_json(self.path / "failure.json")
+
+    @property
+    def branch(self) -> dict[str, Any] | None:
+        """The run, and the step, from which this one went on; None where it began by itself."""
+        return read_json(self.path / "branch.json")
 
     def metrics(self) -> Iterator[dict[str, Any]]:
         """The lines of metrics.jsonl; a half-written last line is passed over."""

@@ -25,6 +25,11 @@ def factor(schedule: ScheduleConfig, at: float) -> float:
             return _mix(_part(at, 1 - schedule.decay), schedule.final)
 
 
+def stable_steps(schedule: WSD, steps: int) -> int:
+    """Steps before the way down begins. A longer run with as many steps of warm-up begins with the same factors."""
+    return sum(progress(step, steps) <= 1 - schedule.decay for step in range(steps))
+
+
 def _part(at: float, start: float) -> float:
     """0 up to `start`, then linear to 1 at the end of the run."""
     return max(0.0, (at - start) / (1 - start)) if start < 1 else 0.0

@@ -507,6 +507,8 @@ class Train(Section):
     """Seconds between checkpoints."""
     save_weights: Flag = True
     """Keep the trained weights (weights.pt) in the run folder."""
+    keep_stable: Flag = False
+    """Keep the state before schedule wsd lowers the lr (stable.pt), for a longer run to go on from (sweep --deepen)."""
 
     @model_validator(mode="after")
     def _one_budget(self) -> "Train":

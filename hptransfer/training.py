@@ -26,7 +26,8 @@ from hptransfer.losses import losses
 from hptransfer.plan import Plan
 from hptransfer.records import Metrics, Record
 from hptransfer.scaling import build, build_optimizer, resolve
-from hptransfer.schedules import factor, progress
+from hptransfer.schedules import factor, progress, stable_steps
+from hptransfer.sections import WSD
 from hptransfer.tables import amount
 
 logger = logging.getLogger(__name__)
@@ -65,7 +66,7 @@ def train(
     plan = resolve(config)
     data = open_data(plan.config.data, Path(runs), on_data)
     record = Record(make_folder(Path(runs) / records.identity(plan.config, data.fingerprint)))
-    with _locked(record.path):
+    with locked(record.path):
         if record.result is not None:
             tracking.replay(record, plan.config.tracking)
         else:
@@ -74,7 +75,7 @@ def train(
 
 
 @contextmanager
-def _locked(folder: Path) -> Iterator[None]:
+def locked(folder: Path) -> Iterator[None]:
     """The folder for this process alone; Busy where another one has it."""
     lock = FileLock(folder / ".lock")
     try:
@@ -160,14 +161,17 @@ class Trainer:
                 release()
         except KeyboardInterrupt:
             if self.between_steps and self.record.result is None:
-                self._save()
+                self._save(self.checkpoint_path)
             raise
         finally:
             self.metrics.close()
 
     def _loop(self, on_step: OnStep | None, release: Callable[[], None]) -> None:
         self.started = saved = time.monotonic()
+        stable_end = self._stable_end()
         while self.step < self.plan.steps and self.status == "finished":
+            if self.step == stable_end:
+                self._save_if_possible(self.record.path / records.STABLE)
             self.between_steps = False
             loss, lr = self._train_step()
             self.between_steps = True
@@ -177,10 +181,17 @@ class Trainer:
                 if on_step(Step(self.step, self.plan.steps, tokens, loss, lr)) is False:
                     self.status = "stopped"
             if time.monotonic() - saved >= self.plan.config.train.checkpoint_seconds:
-                self._save_if_possible()
+                self._save_if_possible(self.checkpoint_path)
                 saved = time.monotonic()
         if self.status == "finished" and self.watch.unrecovered:
             self.status = "diverged"
+
+    def _stable_end(self) -> int | None:
+        """The step before which the stable phase is kept."""
+        schedule = self.plan.config.schedule
+        if self.plan.config.train.keep_stable and isinstance(schedule, WSD):
+            return stable_steps(schedule, self.plan.steps)
+        return None
 
     def _train_step(self) -> tuple[float, float]:
         """One optimizer step; (mean loss of the batch, lr at the base shape)."""
@@ -300,6 +311,7 @@ class Trainer:
             **records.recipe(self.plan.config, self.data.fingerprint),
             "torch": torch.__version__,
             "device": str(self.device),
+            **({"branched_from": branch["run"]} if (branch := self.record.branch) else {}),
         }
         if self.plan.config.train.save_weights:
             _save(self.record.path / "weights.pt", self.model.state_dict())
@@ -308,16 +320,16 @@ class Trainer:
         self.checkpoint_path.unlink(missing_ok=True)
         self.tracker.finish(records.finite(result))
 
-    def _save_if_possible(self) -> None:
+    def _save_if_possible(self, path: Path) -> None:
         """A checkpoint; where the disk takes none, the last one stays, and the run goes on to the next try."""
         try:
-            self._save()
+            self._save(path)
         except UserError as problem:
             if not self.warned:
                 logger.warning("%s; training goes on and tries again at the next checkpoint", problem)
             self.warned = True
 
-    def _save(self) -> None:
+    def _save(self, path: Path) -> None:
         """A checkpoint: everything that the rest of the run depends on, and how far metrics.jsonl belongs to it."""
         state = {
             "step": self.step,
@@ -328,7 +340,7 @@ class Trainer:
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
         }
-        _save(self.checkpoint_path, state)
+        _save(path, state)
 
     def _restore(self) -> int:
         """Takes up a checkpoint where there is one; the length of metrics.jsonl that belongs to it."""
@@ -339,7 +351,7 @@ class Trainer:
             self.model.load_state_dict(state["model"])
             self.optimizer.load_state_dict(state["optimizer"])
             self.step, self.status, self.seconds = state["step"], state["status"], state["seconds"]
-            self.watch = Watch(**state["watch"])
+            self.watch = Watch(**{**state["watch"], "steps": self.plan.steps})  # a branch is longer than its source
             return int(state["metrics_end"])
         except Exception as problem:
             reason = (str(problem) or type(problem).__name__).splitlines()[0]

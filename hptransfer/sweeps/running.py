@@ -17,6 +17,7 @@ from hptransfer.sweeps.bar import REFRESH, Bar
 from hptransfer.sweeps.bayes import import_optuna
 from hptransfer.sweeps.cluster import ray_executor, slurm_executor
 from hptransfer.sweeps.config import Sweep, load_sweep
+from hptransfer.sweeps.deepening import deepened, prepare
 from hptransfer.sweeps.devices import accelerators, check_memory
 from hptransfer.sweeps.early import EarlyStop, rungs_of
 from hptransfer.sweeps.jobs import Executor, Job, Outcome, attempts
@@ -45,6 +46,8 @@ def sweep(
     executor_options: Mapping[str, Any] | None = None,
     trials_per_device: int = 1,
     share: bool = False,
+    deepen: int | None = None,
+    best: int | None = None,
     on_data: Progress | None = None,
     show_progress: bool = True,
 ) -> SweepResult:
@@ -55,11 +58,15 @@ def sweep(
     trial; `executor_options` go to submitit or Ray. UserError before anything starts where the file, or one of its
     trials, is not valid. KeyboardInterrupt (Ctrl-C) comes through once every running trial has left a checkpoint: the
     same call continues. UserError where another process runs this sweep, unless they `share` it (each run has a lock
-    of its own, which has to work across the machines). `on_data` is told of the building of a corpus.
+    of its own, which has to work across the machines). `deepen` takes, in place of its runs, runs that many times as
+    long that go on from the stable phases of the finished ones, or of the `best` of each size. `on_data` is told of
+    the building of a corpus.
     """
     if executor == "local" and not dry_run:
         warm_up()
     search = open_search(path, runs, seed, design, on_data)
+    if deepen:
+        search = deepened(search, deepen, best)
     devices = accelerators(search.runs) if executor == "local" else 0
     workers = workers or devices * trials_per_device or available_cores()
     result = SweepResult(search, workers, dry_run)
@@ -76,6 +83,7 @@ def sweep(
             closing(open_executor(executor, workers, search.folder, timeout, devices, executor_options)) as pool,
             closing(Bar(search, show_progress)) as bar,
         ):
+            prepare(todo)
             Loop(search, pool, bar, result.failures, check).run(todo)
     return result
 
@@ -85,10 +93,17 @@ def nothing() -> None:
 
 
 def status(
-    path: Path | str, runs: Path | str = "runs", workers: int | None = None, seed: int = 0, design: str = "random"
+    path: Path | str,
+    runs: Path | str = "runs",
+    workers: int | None = None,
+    seed: int = 0,
+    design: str = "random",
+    deepen: int | None = None,
+    best: int | None = None,
 ) -> SweepResult:
     """Where a sweep stands, whoever runs it: its table, with what failed and why, and the time that is left."""
-    return SweepResult(open_search(path, runs, seed, design), workers or available_cores())
+    search = open_search(path, runs, seed, design)
+    return SweepResult(deepened(search, deepen, best) if deepen else search, workers or available_cores())
 
 
 def open_search(path: Path | str, runs: Path | str, seed: int, design: str, on_data: Progress | None = None) -> Search:

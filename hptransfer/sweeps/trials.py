@@ -22,6 +22,8 @@ class Trial:
 
     overrides: Overrides
     config: RunConfig
+    branch: Path | None = None
+    """Folder of the run from whose stable phase it goes on."""
 
 
 def expand(sweep: Sweep, sampler: Sampler) -> list[Trial]:
