@@ -153,6 +153,28 @@ def test_weight_decay_goes_by_the_timescale() -> None:
     assert prediction.weight_decay.low < expected < prediction.weight_decay.high
 
 
+@pytest.mark.parametrize(("by_lr", "answer"), [(0.0, "holds: 36 runs"), (0.02, "does not hold: 36 runs")])
+def test_trajectory_invariance_is_checked(by_lr: float, answer: str, tmp_path: Path) -> None:
+    """Losses by lr * weight_decay alone, or by lr as well; grids of octaves in both have equal products."""
+    rng = np.random.default_rng(0)
+    rows = [
+        Row(params, 20 * params, lr, 2e4, loss * math.exp(0.001 * rng.standard_normal()), weight_decay=weight_decay)
+        for params in (1e6, 4e6)
+        for lr in (1e-3, 2e-3, 4e-3, 8e-3)
+        for weight_decay in (0.025, 0.05, 0.1, 0.2, 0.4)
+        for u, t in [(math.log(lr / 4e-3), math.log(2e4 / (lr * weight_decay * 20 * params)))]
+        for loss in [3 * (params / 1e6) ** -0.1 * (1 + by_lr * u * u + 0.01 * (t - math.log(0.2)) ** 2)]
+    ]
+    laws = fit(rows, resamples=0, validate=False)
+    found = laws.checks["trajectory invariance"]
+    assert found.startswith(answer)
+    assert "factor of 8 apart" in found
+    assert f"trajectory invariance: {found}" in laws.summary()
+    laws.save(tmp_path / "laws.yaml")
+    assert Laws.load(tmp_path / "laws.yaml").checks == laws.checks
+    assert fit([row for row in rows if row.weight_decay == 0.1], resamples=0, validate=False).checks == {}
+
+
 def test_weight_decay_alone() -> None:
     rows = [
         Row(1e6, 2e7, 4e-3, 2e4, 3 * (1 + 0.02 * math.log((weight_decay or 2.0) / 0.2) ** 2), weight_decay=weight_decay)

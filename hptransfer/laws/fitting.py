@@ -8,6 +8,7 @@ import numpy as np
 
 from hptransfer.laws import priors
 from hptransfer.laws.evidence import Evidence, gather, point
+from hptransfer.laws.invariance import invariance
 from hptransfer.laws.laws import FittedCell, Laws, LeftOut
 from hptransfer.laws.loss import LossLaw, fit_floor
 from hptransfer.laws.pooled import Noise, Pooled, fit_pooled
@@ -50,6 +51,7 @@ def fit(
         validated=_validated(validation),
         applied=_applied(evidence),
         loss=_loss(cells),
+        checks={"trajectory invariance": found} if (found := invariance(evidence, pooled)) else {},
     )
     return replace(laws, warnings=(*evidence.warnings, *_guards(laws)))
 

@@ -69,6 +69,8 @@ class Laws:
     """ln(lr_hidden * weight_decay_hidden / (lr * weight_decay)) as coefficients of 1, ln width, ln depth."""
     loss: LossLaw | None = None
     warnings: tuple[str, ...] = ()
+    checks: Mapping[str, str] = field(default_factory=dict)
+    """What the runs say of the literature's claims, by claim."""
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -77,6 +77,7 @@ def to_plain(laws: Laws) -> dict[str, Any]:
         "warnings": list(laws.warnings),
         "coordinates": list(laws.coordinates),
         "exponents": {name: [round(value, 4) for value in values] for name, values in laws.exponents.items()},
+        "checks": dict(laws.checks),
         "validated": dict(laws.validated),
         "validation": {f"{i}": asdict(one) for i, one in enumerate(laws.validation)},
         "spread": dict(laws.spread),
@@ -126,6 +127,7 @@ def from_plain(plain: Mapping[str, Any]) -> Laws:
             _array(loss["values"]), _array(loss["covariance"]), loss["params"], loss["tokens"], loss["scatter"]
         ),
         warnings=tuple(plain["warnings"]),
+        checks=dict(plain.get("checks", {})),
     )
     if tuple(plain["coefficients"]) != laws.names:
         raise ValueError("coefficients do not match coordinates and features")

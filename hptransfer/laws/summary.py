@@ -17,6 +17,7 @@ def summary(laws: Laws) -> str:
     if laws.coordinates:
         lines += ["", *_exponents(laws)]
     lines += _validation(laws)
+    lines += [f"{claim}: {answer}" for claim, answer in laws.checks.items()]
     lines += ["", *(f"warning: {warning}" for warning in laws.warnings)] if laws.warnings else []
     return "\n".join(lines)
 
