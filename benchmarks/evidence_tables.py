@@ -5,10 +5,12 @@
 For each study with a benchmarks/results/evidence_STUDY_runs.csv: writes evidence_STUDY.csv beside it and
 docs/evidence_STUDY.svg, and prints the table.
 
-A cell (one parametrization at one size) has its optimum at the minimum of a cubic in log2 lr, least squares through all
-its finished runs within 1.5 octaves of the best lr. Zero-shot regret: the cell's loss at the optimum of the study's
-smallest size, over its loss at its own optimum, minus 1; read off the same cubic, or off a straight line between the
-mean losses on either side where the lr lies outside of it. Intervals hold 95 % of 2,000 resamples of the residuals.
+A cell (one parametrization at one size) has its optimum at the minimum of a parabola in log2 lr, least squares through
+all its finished runs within an octave of the best lr, with a constant for each seed (the constants sum to 0): runs of
+one seed see the same data in the same order, from weights drawn alike. Zero-shot regret: the cell's loss at the optimum
+of the study's smallest size, over its loss at its own optimum, minus 1; read off the same parabola, or off a straight
+line between the mean losses on either side where the lr lies outside of it. Intervals hold 95 % of 2,000 resamples of
+the residuals.
 """
 
 import csv
@@ -30,7 +32,7 @@ from hptransfer.tables import table
 Floats = npt.NDArray[np.float64]
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks/results"
-WINDOW, DEGREE, RESAMPLES = 1.5, 3, 2000
+WINDOW, DEGREE, RESAMPLES = 1.0, 2, 2000
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Curve:
-    """A cell's cubic: coefficients as fitted (row 0) and resampled, over `low` to `high` in log2 lr."""
+    """A cell's parabola: coefficients as fitted (row 0) and resampled, over `low` to `high` in log2 lr."""
 
     coefficients: Floats
     low: float
@@ -84,21 +86,29 @@ def means(runs: Sequence[Run]) -> dict[float, float]:
 
 
 def curve(runs: Sequence[Run], rng: np.random.Generator) -> Curve:
-    """The cubic through the runs near the best lr, and through resamples of its residuals."""
+    """The parabola through the runs near the best lr, and through resamples of its residuals."""
     average = means(runs)
     centre = min(average, key=lambda exponent: average[exponent])
     near = [run for run in runs if abs(run.exponent - centre) <= WINDOW and math.isfinite(run.loss)]
     x, loss = np.array([run.exponent for run in near]), np.array([run.loss for run in near])
-    design = (x - centre)[:, None] ** np.arange(DEGREE + 1)
+    design = np.column_stack([(x - centre)[:, None] ** np.arange(DEGREE + 1), contrasts([run.seed for run in near])])
     solve = np.linalg.pinv(design)
     fitted = design @ (solve @ loss)
-    residuals = (loss - fitted) * math.sqrt(len(x) / max(len(x) - DEGREE - 1, 1))
+    residuals = (loss - fitted) * math.sqrt(len(x) / max(len(x) - design.shape[1], 1))
     noisy = fitted[:, None] + rng.choice(residuals, (len(x), RESAMPLES))
-    return Curve((solve @ np.column_stack([loss, noisy])).T, x.min(), x.max(), centre)
+    coefficients = solve[: DEGREE + 1] @ np.column_stack([loss, noisy])
+    return Curve(coefficients.T, x.min(), x.max(), centre)
+
+
+def contrasts(seeds: Sequence[int]) -> Floats:
+    """(runs, seeds - 1): columns of constants for each seed that sum to 0 over the seeds."""
+    first, *others = sorted(set(seeds))
+    columns = [[(seed == other) - (seed == first) for seed in seeds] for other in others]
+    return np.array(columns, dtype=np.float64).reshape(len(others), len(seeds)).T
 
 
 def loss_at(runs: Sequence[Run], cell: Curve, exponents: Floats) -> Floats:
-    """Loss for each row of coefficients at its own exponent: on the cubic, or between mean losses beside it."""
+    """Loss for each row of coefficients at its own exponent: on the parabola, or between mean losses beside it."""
     average = means(runs)
     outside = np.interp(exponents, list(average), list(average.values()))
     return np.where((exponents < cell.low) | (exponents > cell.high), outside, cell.at(exponents))
@@ -150,7 +160,7 @@ def spread(runs: Sequence[Run]) -> float:
 
 
 def draw(name: str, study: Mapping[str, Mapping[tuple[int, int], list[Run]]]) -> str:
-    """A panel for each parametrization: every lr's mean loss, the cubic, the optimum, and the line that joins them."""
+    """A panel for each parametrization: every lr's mean loss, the parabola, and the line that joins the optima."""
     best = min(min(means(runs).values()) for sizes in study.values() for runs in sizes.values())
     worst = max(min(means(runs).values()) for sizes in study.values() for runs in sizes.values())
     margin = 0.3 * (worst - best) + 0.02 * best
