@@ -18,9 +18,16 @@ KINDS = {
     "embedding": "only fan-out grows: token and position embeddings, the first layer",
     "hidden": "fan-in and fan-out grow: matrices inside a residual branch; `hidden.outer` outside of any",
     "readout": "only fan-in grows: logits, classifier head, an embedding tied to the readout",
-    "vector": "gains and biases inside a residual branch; `vector.outer` outside of any",
+    "vector": "gains and biases inside a residual branch; `vector.outer` outside of any; with `.depthwise` at the end "
+    "the weights of depthwise convolutions",
 }
 """The first part of every role. A finer role adds a suffix after a dot; the rule of its longest known prefix holds."""
+
+
+def is_gain_or_bias(role: str) -> bool:
+    """Whether such a tensor starts at one value and is left out of weight decay. A depthwise convolution (fan-in k^2,
+    one group per channel) grows like a vector, but is drawn and decayed like a matrix."""
+    return role.startswith("vector") and not role.endswith(".depthwise")
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@ from hptransfer.parametrization import (
     rule,
 )
 from hptransfer.plan import NOT_COUNTED, Plan, TensorPlan, key_of
+from hptransfer.rules import is_gain_or_bias
 from hptransfer.sections import OptimizerConfig, Parametrization
 from hptransfer.shapes import Shape
 
@@ -137,7 +138,7 @@ def tensor_plan(
     if by == "muon" and len(shape) != 2:
         raise UserError(f"optimizer.name: muon takes matrices, and {name} has {len(shape)} axes; allowed: adamw, sgd")
     lr, betas, eps = quoted(optimizer, by)
-    vector = role.startswith("vector")
+    vector = is_gain_or_bias(role)
     init_factor = most_specific(parametrization.init_multipliers, role)
     lr_factor = most_specific(parametrization.lr_multipliers, role)
     init_std = parametrization.base_std * row.init(ratios, alpha) * (1.0 if init_factor is None else init_factor)

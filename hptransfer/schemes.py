@@ -87,8 +87,10 @@ def _with_run(rule: Rule) -> Rule:
 
 SP_FAN_IN: dict[str, Rule] = {
     **SP,
-    "embedding.patch": Rule(init=Power(fan_in=-1 / 2, absolute=True)),
-    "hidden": Rule(init=Power(fan_in=-1 / 2, absolute=True)),
+    **dict.fromkeys(
+        ("embedding.patch", "hidden", "vector.depthwise", "vector.outer.depthwise"),
+        Rule(init=Power(fan_in=-1 / 2, absolute=True)),
+    ),
     "readout": Rule(init=Power(fan_in=-1 / 2, absolute=True)),
 }
 
@@ -177,7 +179,7 @@ SCHEMES: dict[str, Scheme] = {
         init_std=1.0,
         refused=UNROUTED
         | dict.fromkeys(
-            ("embedding.patch", "hidden.conv", "hidden.outer.conv"),
+            ("embedding.patch", "hidden.conv", "hidden.outer.conv", "vector.depthwise", "vector.outer.depthwise"),
             "its source gives no rule for 2-D convolutions and patches (unit-scaling refuses them too)",
         ),
     ),

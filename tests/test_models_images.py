@@ -266,6 +266,63 @@ def test_models_compile_whole(key: str) -> None:
     torch.testing.assert_close(compiled(inputs), model(inputs), rtol=1e-6, atol=1e-6)
 
 
+DEPTHWISE = """
+from torch import nn
+
+ROLES = {
+    "stem.weight": "embedding.patch", "blocks.*.norm.*": "vector.gain", "blocks.*.spread.weight": "vector.depthwise",
+    "blocks.*.mix.weight": "hidden.conv", "readout.weight": "readout",
+}
+
+class Block(nn.Module):
+    def __init__(self, width, factor):
+        super().__init__()
+        self.factor = factor
+        self.norm = nn.GroupNorm(1, width)
+        self.spread = nn.Conv2d(width, width, 3, padding=1, groups=width, bias=False)
+        self.mix = nn.Conv2d(width, width, 1, bias=False)
+
+    def forward(self, x):
+        return x + self.factor * self.mix(self.spread(self.norm(x)).relu())
+
+class Net(nn.Module):
+    def __init__(self, shape, multipliers):
+        super().__init__()
+        self.input, self.output = multipliers.input, multipliers.output
+        self.stem = nn.Conv2d(shape.channels, shape.width, 2, stride=2, bias=False)
+        self.blocks = nn.ModuleList(Block(shape.width, multipliers.residual) for _ in range(shape.depth))
+        self.readout = nn.Linear(shape.width, shape.classes, bias=False)
+
+    def forward(self, images):
+        x = self.stem(images) * self.input
+        for block in self.blocks:
+            x = block(x)
+        return self.readout(x.mean((2, 3)) * self.output)
+"""
+
+
+def test_a_users_model_on_images_with_depthwise_convolutions(small: Path, tmp_path: Path) -> None:
+    """Reference: init 1, lr 1, eps m_N^-1 over width; m_L^(α-1) and m_L^-α of CompleteP over depth."""
+    (tmp_path / "net.py").write_text(DEPTHWISE)
+    mine = {"name": f"{tmp_path / 'net.py'}:Net", "width": 8, "depth": 2}
+    numbers = {}
+    for scheme in ("completep", "sp", "sp_fan_in"):
+        run = config(mine, scheme, parametrization={"init_std": 0.5}, optimizer={"lr": 0.01, "eps": 1e-8})
+        plan = resolve(run)
+        numbers[scheme] = next(t for t in plan.tensors if t.name == "blocks.0.spread.weight")
+        weight = build(plan).blocks[0].spread.weight
+        assert weight.std().item() == pytest.approx(numbers[scheme].init_std, rel=0.2)
+    mine_at = {scheme: (t.init_std, t.lr, t.eps, t.weight_decay) for scheme, t in numbers.items()}
+    assert mine_at["completep"] == pytest.approx((0.5, 0.01, 0.25e-8, 0.1))
+    assert mine_at["sp"] == pytest.approx((0.5, 0.01, 1e-8, 0.1))
+    assert mine_at["sp_fan_in"] == pytest.approx((0.5 / 3, 0.01, 1e-8, 0.1))
+    with pytest.raises(UserError, match=r"^parametrization\.name: umup does not cover the role 'embedding.patch'"):
+        resolve(config(mine, "umup"))
+    result = trained(small, tmp_path, mine, tokens=100).result
+    assert result is not None
+    assert math.isfinite(result["loss"])
+
+
 # --- what is refused ---
 
 

@@ -18,6 +18,7 @@ from hptransfer.foreign.stream import refuse_growing_embeddings
 from hptransfer.loading import Source, validate
 from hptransfer.parametrization import SCHEMES, Ratios
 from hptransfer.plan import TensorPlan
+from hptransfer.rules import is_gain_or_bias
 from hptransfer.scaling import check_role_keys, ratios_of, tensor_plan
 from hptransfer.sections import AdamW, OptimizerConfig, Parametrization, Section
 
@@ -135,7 +136,7 @@ def _starts(base: nn.Module, growth: Growth, placed: tuple[Placed, ...]) -> dict
     parameters = {growth.pattern(name): parameter for name, parameter in base.named_parameters()}
     found: dict[str, float] = {}
     for each in placed:
-        if each.role.startswith("vector"):
+        if is_gain_or_bias(each.role):
             values = set(parameters[each.tensor.pattern].tolist())
             if len(values) > 1 and not each.is_bias:
                 raise UserError(f"parametrize: {each.tensor.pattern}: a gain that does not start at one value")
