@@ -20,7 +20,7 @@ SAME = 1e-9
 
 
 def rebased(config: RunConfig, base: Mapping[str, int]) -> tuple[RunConfig, dict[str, str]]:
-    """The config at another base width or depth, and the reason for every key that moved.
+    """The config at another base width, depth, duration or batch, and the reason for every key that moved.
 
     UserError where the model is not possible at that base, or tensors of one role need different factors.
     """

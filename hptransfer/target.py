@@ -10,7 +10,7 @@ from hptransfer.laws import Estimate, Laws, Prediction
 from hptransfer.records import recipe
 from hptransfer.tables import table, text
 
-BASE = ("base_width", "base_depth")
+BASE = ("base_width", "base_depth", "base_tokens", "base_batch_tokens")
 """What the values of a recipe are quoted at: a unit."""
 
 

@@ -124,6 +124,20 @@ def test_a_target_at_another_base_keeps_its_model_and_takes_the_runs_unit(
     assert RunConfig.model_validate(parse_yaml(tuned.to_yaml(), "tuned")) == tuned.config
 
 
+def test_a_base_run_is_a_unit_too() -> None:
+    """Under completedp all lrs go as the root of (base tokens / base batch): the applied ones are those of the runs."""
+    scheme = {"name": "completedp", "base_width": 16, "base_depth": 2}
+    at_runs = {**scheme, "base_tokens": 768, "base_batch_tokens": 64}
+    runs = rows(parametrization="completedp", base_tokens=768, base_batch_tokens=64)
+    other = target(parametrization={**at_runs, "base_tokens": 768 * 4})
+    tuned = transfer(fit(runs), other)
+    assert tuned.config == transfer(fit(runs), target(parametrization=at_runs)).config
+    assert (
+        tuned.reasons["parametrization.base_tokens"]
+        == "as in the runs (the file had 3072): the unit of lr and weight_decay"
+    )
+
+
 def test_at_the_runs_own_base_nothing_is_rewritten(laws: Laws) -> None:
     assert not any(key.startswith("parametrization.") for key in transfer(laws, target()).moved)
 
