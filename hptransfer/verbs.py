@@ -244,6 +244,8 @@ def confirm(args: argparse.Namespace) -> int:
         after = refit(before, rows_from(args.evidence or [runs], warn=say), rows)
         after.save(output, overwrite=False)
         print("", moved(before, after, tuned), output, sep="\n")
+        if not verdict.go:
+            say(f"next: hptransfer transfer {output} {args.config} -o ANOTHER.yaml, then confirm that one")
     except UserError as problem:
         say(f"the laws are not fitted again: {problem}")
     return 0 if verdict.go else 1

@@ -20,7 +20,20 @@ from hptransfer.parametrization import SCHEMES, to_markdown
 from hptransfer.records import Record
 
 Plain = Callable[..., dict[str, Any]]
-VERBS = ["train", "explain", "table", "sweep", "fit", "predict", "transfer", "report", "schema", "quickstart"]
+VERBS = [
+    "train",
+    "explain",
+    "table",
+    "sweep",
+    "fit",
+    "predict",
+    "ladder",
+    "transfer",
+    "confirm",
+    "report",
+    "schema",
+    "quickstart",
+]
 
 
 @pytest.fixture(autouse=True)
