@@ -140,9 +140,7 @@ def test_a_budget_that_is_too_small_names_the_least_that_works() -> None:
 def test_rungs_of_a_handful_of_steps_are_not_proposed() -> None:
     short = [replace(rung, steps=steps) for rung, steps in zip(HALVED, (3000, 400, 50, 6), strict=True)]
     assert all(rung.steps >= LEAST_STEPS for rung in propose(TARGET, short, 0.5).rungs)
-    with pytest.raises(
-        UserError, match=r"a run of width 128, depth 4 has 3 steps; .* two sizes of at least 100"
-    ) as no:
+    with pytest.raises(UserError, match=r"a run of width 128, depth 4 has 3 steps; .* two sizes of at least 100") as no:
         propose(TARGET, [replace(rung, steps=rung.steps // 5000) for rung in HALVED][1:], 0.5)
     assert "\n" not in str(no.value)
 
