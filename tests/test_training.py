@@ -307,7 +307,7 @@ def test_what_stands_behind_the_last_checkpoint_is_cut_away(tmp_path: Path, on_t
     assert raw(train(on_text(), tmp_path / "cut")) == raw(whole)
 
 
-@pytest.mark.parametrize("where", ["_loss", "_log", "validation_loss"])
+@pytest.mark.parametrize("where", ["_losses", "_log", "validate"])
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_in_the_middle_of_a_step_waits_for_its_end(
     tmp_path: Path, on_text: Make, monkeypatch: pytest.MonkeyPatch, where: str, number: int
@@ -369,7 +369,7 @@ def test_interrupted_at_the_last_measurement(
         def interrupted(self: Trainer) -> float:
             raise KeyboardInterrupt
 
-        patched.setattr(Trainer, "validation_loss", interrupted)
+        patched.setattr(Trainer, "validate", interrupted)
         with pytest.raises(KeyboardInterrupt):
             train(config, tmp_path / "cut", on_step)
     resumed = train(config, tmp_path / "cut")
