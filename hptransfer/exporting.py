@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from torch import nn
 
@@ -18,7 +18,7 @@ from hptransfer.scaling import resolve
 if TYPE_CHECKING:
     from hptransfer.foreign import Parametrized
 
-    Source = RunConfig | Plan | Parametrized | Mapping[str, Any] | Path | str
+    Source: TypeAlias = RunConfig | Plan | Parametrized | Mapping[str, Any] | Path | str
 
 FORMAT = 1
 """Raised with every change of the file that a reader has to know of."""
