@@ -56,7 +56,7 @@ def test_the_keys_are_those_of_train(on_text: Any, tmp_path: Path) -> None:
             run.log(step=step, loss=3.0)
         theirs = run.finish(loss=3.0).result
     assert ours is not None and theirs is not None
-    assert set(ours) - set(theirs) == {"epochs", "eval_tokens", "torch", "device"}
+    assert set(ours) - set(theirs) == {"accuracy", "epochs", "eval_tokens", "torch", "device"}
     assert set(theirs) <= set(ours)
     same = set(theirs) - {"loss", "seconds", "data", "status"}
     assert {key: theirs[key] for key in same} == {key: ours[key] for key in same}
