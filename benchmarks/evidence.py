@@ -75,24 +75,23 @@ STUDIES = {
     ),
     "muon": Study(
         "configs/evidence.yaml",
-        WIDTHS,
+        WIDTHS[:3],
         {"spectral": ["parametrization.name=spectral"]},
         {"spectral": -5},
         overrides=["optimizer.name=muon"],
         lrs={"optimizer.lr": 1.0, "optimizer.adamw_lr": 0.25},
-        seeds=2,
+        seeds=1,
     ),
     "moe": Study(
         "configs/moe.yaml",
         WIDTHS[:3],
-        {"sp": SP, "mup = completep": COMPLETEP},
-        {"sp": -7},
+        {"mup = completep": COMPLETEP},
         overrides=["data.seq_len=64", "train.tokens=819200", "train.eval_tokens=65536", "train.save_weights=false"],
-        seeds=2,
+        seeds=1,
     ),
     "resnet": Study(
         "configs/resnet.yaml",
-        [{"width": width, "depth": depth} for width, depth in ((8, 2), (16, 2), (32, 2), (8, 4), (8, 8))],
+        [{"width": width, "depth": depth} for width, depth in ((8, 2), (32, 2), (8, 8))],
         {"sp": SP, "completep": COMPLETEP},
         overrides=[
             "parametrization.base_width=8",
@@ -101,7 +100,7 @@ STUDIES = {
             "train.tokens=25600",
             "train.save_weights=false",
         ],
-        seeds=2,
+        seeds=1,
     ),
 }
 
