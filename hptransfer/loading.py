@@ -168,12 +168,17 @@ def validate(model: type[Model], source: Source) -> Model:
 
 
 def _unknown_nulls(model: type[BaseModel], source: Source) -> Iterator[str]:
-    """A line for every key that was given as null and does not exist: a misspelling is one whatever its value."""
+    """A line for every key that was given as null and does not exist: a misspelling is one whatever its value.
+
+    In a table whose keys are free, YAML's reading of `{readout:0}` is found by its colon: the key `readout:0` at null.
+    """
     for path in source.nulls:
         *section, key = path.split(".")
         known, allowed = _fields_at(model, section)
         if allowed and key not in known:
             yield f"{source.origin(path)}: {path}: {_unknown_key(key, None, allowed)}"
+        elif ":" in path:
+            yield f"{source.origin(path)}: {path}: a key without a value; write a space after the colon"
 
 
 def _unknown_key(key: str, value: Any, allowed: list[str]) -> str:

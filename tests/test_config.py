@@ -311,6 +311,10 @@ def test_a_mapping_without_spaces_is_no_silent_default(tmp_path: Path) -> None:
     assert complaint(tmp_path, SMALLEST, "--model={width:64}") == [
         "override model={width:64}: model.width:64: unknown key (= None); did you mean 'width'?"
     ]
+    table = "parametrization.lr_multipliers"
+    assert complaint(tmp_path, SMALLEST, f"{table}={{readout:0.5}}") == [
+        f"override {table}={{readout:0.5}}: {table}.readout:0.5: a key without a value; write a space after the colon"
+    ]
 
 
 def test_an_override_of_the_other_of_two_exclusive_keys_replaces_it(tmp_path: Path) -> None:
