@@ -78,7 +78,8 @@ class RunRecorder:
         """Writes the result with the held-out loss in nats per token.
 
         The status is diverged where the loss is not finite or has gone astray, stopped where steps are left, else
-        finished; `status` overrules.
+        finished; `status` overrules. To a fit a stopped run is one that was losing: leave one that was cut short for
+        another reason without a result, or out of the fit.
         """
         if status is not None and status not in STATUSES:
             allowed = f"{', '.join(STATUSES)}{did_you_mean(status, list(STATUSES))}"

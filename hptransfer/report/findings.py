@@ -75,7 +75,7 @@ def _lost(rows: Sequence[Row], cells: Sequence[Cell]) -> list[Finding]:
         found.append(
             Finding(
                 f"{len(stopped)} of {len(rows)} runs were stopped early: "
-                "where they would have ended is not known, and they take no part in any optimum.",
+                "where they would have ended is not known. To a fit they say only that they were losing.",
                 stopped,
             )
         )
