@@ -1,5 +1,8 @@
 """The plan as text: what a config means, before compute is spent."""
 
+import re
+from collections import Counter
+from collections.abc import Iterator
 from typing import Any
 
 from hptransfer.plan import Plan, TensorPlan
@@ -8,8 +11,20 @@ from hptransfer.tables import amount, table
 
 
 def to_text(plan: Plan) -> str:
-    """One line per parameter tensor, then the run's budget and cost."""
-    return f"{table([tensor_row(tensor) for tensor in plan.tensors])}\n\n{summary(plan)}"
+    """One line for all tensors that are alike, then the run's budget and cost."""
+    return f"{table(list(_alike(plan)))}\n\n{summary(plan)}"
+
+
+def _alike(plan: Plan) -> Iterator[dict[str, Any]]:
+    """A line for tensors that differ in nothing but a number in their names (blocks, experts), with their count."""
+    rows = [{**tensor_row(tensor), "tensor": _pattern(tensor.name)} for tensor in plan.tensors]
+    counts = Counter(tuple(row.items()) for row in rows)
+    yield from ({"tensors": count, **dict(row)} for row, count in counts.items())
+
+
+def _pattern(name: str) -> str:
+    """`blocks.0.norm.weight` -> `blocks.*.norm.weight`."""
+    return re.sub(r"(?<=\.)\d+(?=\.)", "*", name)
 
 
 def tensor_row(tensor: TensorPlan) -> dict[str, Any]:
