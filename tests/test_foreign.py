@@ -216,7 +216,7 @@ def test_convolutions_patches_and_a_sequential_of_blocks() -> None:
 
 
 def test_muon_takes_matrices_alone() -> None:
-    with pytest.raises(UserError, match=r"blocks\.\*\.first\.weight: Muon takes matrices, this has 4 axes"):
+    with pytest.raises(UserError, match=r"muon takes matrices, and blocks\.0\.first\.weight has 4 axes"):
         at_sizes(Vision, scheme="spectral", optimizer=OPTIMIZERS["muon"])
 
 

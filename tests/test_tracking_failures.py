@@ -139,11 +139,16 @@ def test_interrupted_training_leaves_quietly(tmp_path: Path, server: FakeWandb) 
         "from hptransfer.tracking import open_tracker;"
         f"record = Record(Path({str(tmp_path)!r}) / '0123456789abcdef');"
         "tracker = open_tracker(record.config, run_id=record.path.name, folder=record.path, facts={});"
-        "tracker.log({'step': 1, 'loss': 2.0}); time.sleep(float(sys.argv[1])); sys.exit(130)"
+        "tracker.log({'step': 1, 'loss': 2.0}); time.sleep(float(sys.argv[1])); sys.stdin.read(); sys.exit(130)"
     )
-    for seconds in ("0", "0.3", "4"):
-        done = subprocess.run([sys.executable, "-c", code, seconds], capture_output=True, text=True)
+    for seconds in ("0", "0.3"):
+        done = subprocess.run([sys.executable, "-c", code, seconds], capture_output=True, text=True, input="")
         assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
+    streams: Any = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+    with subprocess.Popen([sys.executable, "-c", code, "0"], text=True, **streams) as process:
+        wait_for(lambda: (run := server.runs.get("0123456789abcdef")) and run.history)  # then it is interrupted
+        assert process.communicate() == ("", "")
+    assert process.returncode == 130
     run = server.runs["0123456789abcdef"]
     assert run.history == [{"_step": 1, "step": 1, "train/loss": 2}]
     assert run.state == "failed"

@@ -121,11 +121,6 @@ def _planned(
         tensor = each.tensor
         ratios = ratios_of(each.role, each.oriented(tensor.shape), each.oriented(tensor.base), run)
         plan = tensor_plan(settings.parametrization, settings.optimizer, tensor.name, tensor.shape, each.role, ratios)
-        if plan.optimizer == "muon" and len(tensor.shape) != 2:
-            raise UserError(
-                f"parametrize: {tensor.pattern}: Muon takes matrices, this has {len(tensor.shape)} axes; "
-                "give it another role, or take adamw"
-            )
         planned.append(replace(plan, init_mean=starts.get(tensor.pattern, plan.init_mean)))
     return planned
 
