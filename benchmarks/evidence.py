@@ -65,6 +65,20 @@ STUDIES = {
         DEPTHS,
         {"sp = mup": SP, "depth_mup": ["parametrization.name=depth_mup"], "completep": COMPLETEP},
     ),
+    # SP as most code has it, its initial scales equal to the base's at width 32: 0.1 = 0.566 / sqrt(32).
+    "fan_in": Study(
+        "configs/evidence.yaml",
+        [WIDTHS[0], WIDTHS[-1]],
+        {
+            "sp_fan_in": [
+                "parametrization.name=sp_fan_in",
+                "parametrization.init_std=0.566",
+                "parametrization.init_multipliers={embedding: 0.177}",
+            ]
+        },
+        {"sp_fan_in": -7},
+        seeds=1,
+    ),
     "both": Study(
         "configs/evidence.yaml",
         [{"width": 32, "depth": 2}, {"width": 64, "depth": 4}, {"width": 96, "depth": 6}],

@@ -3,7 +3,7 @@
     python benchmarks/evidence_tables.py
 
 For each study with a benchmarks/results/evidence_STUDY_runs.csv: writes evidence_STUDY.csv beside it and
-docs/evidence_STUDY.svg, and prints the table.
+docs/evidence_STUDY.svg. Prints what README and docs/evidence.md show of them.
 
 A cell (one parametrization at one size) has its optimum at the minimum of a parabola in log2 lr, least squares through
 all its finished runs within an octave of the best lr, with a constant for each seed (the constants sum to 0): runs of
@@ -27,7 +27,6 @@ import numpy.typing as npt
 from matplotlib.axes import Axes
 
 from hptransfer.figures.style import MARK, MUTED, drawing, ladder, octaves, panels, to_svg
-from hptransfer.tables import table
 
 Floats = npt.NDArray[np.float64]
 ROOT = Path(__file__).parent.parent
@@ -196,6 +195,38 @@ def panel(axis: Axes, sizes: Mapping[tuple[int, int], list[Run]]) -> None:
     axis.axvline(optima[0][0], color=MUTED, linewidth=0.8, linestyle="--")
 
 
+def headline(lines: Sequence[Mapping[str, Any]]) -> str:
+    """A Markdown table of the study's widest and deepest cells."""
+    base = lines[0]
+    widest, deepest = (max(line[axis] for line in lines) for axis in ("width", "depth"))
+    columns = (
+        "parametrization",
+        "size",
+        "drift of the best lr, octaves",
+        "zero-shot regret",
+        "loss at its own best lr",
+    )
+    rows = [
+        (
+            line["parametrization"],
+            f"{line['width']} x {line['depth']}",
+            interval(line, "drift"),
+            interval(line, "regret %", " %"),
+            interval(line, "loss"),
+        )
+        for line in lines
+        if (widest > base["width"] and line["width"] == widest)
+        or (deepest > base["depth"] and line["depth"] == deepest)
+    ]
+    header = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
+    return "\n".join([*header, *(f"| {' | '.join(row)} |" for row in rows)])
+
+
+def interval(line: Mapping[str, Any], name: str, unit: str = "") -> str:
+    """The value with its interval."""
+    return f"{line[name]}{unit} ({line[f'{name} low']} to {line[f'{name} high']})"
+
+
 def main() -> None:
     for path in sorted(RESULTS.glob("evidence_*_runs.csv")):
         name = path.stem.removeprefix("evidence_").removesuffix("_runs")
@@ -206,7 +237,7 @@ def main() -> None:
             writer.writeheader()
             writer.writerows(lines)
         (ROOT / f"docs/evidence_{name}.svg").write_text(draw(name, study))
-        print(f"{name}\n{table(lines)}\n")
+        print(f"{name}\n{headline(lines)}\n")
 
 
 if __name__ == "__main__":

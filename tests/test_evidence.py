@@ -2,6 +2,7 @@
 
 import importlib.util
 import math
+import re
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -14,6 +15,7 @@ from hptransfer.config import load_config
 from hptransfer.scaling import resolve
 
 ROOT = Path(__file__).parent.parent
+HEADLINE = r"^\| parametrization \| size .*(?:\n\|.*)+"
 
 
 def script(name: str) -> ModuleType:
@@ -108,3 +110,14 @@ def test_a_diverged_run_is_worse_than_any_other(done: dict[Any, dict[str, Any]])
 def test_spread_by_hand() -> None:
     runs = [tables.Run(-6, seed, loss) for seed, loss in enumerate((1.98, 2.0, 2.02))] + [tables.Run(-5, 0, 3.0)]
     assert tables.spread(runs) == pytest.approx(0.01)
+
+
+def test_documents_quote_the_committed_runs() -> None:
+    """Every table of README and docs/evidence.md is what the tables of runs give."""
+    documents = [ROOT / "README.md", ROOT / "docs/evidence.md"]
+    quoted = [block for path in documents for block in re.findall(HEADLINE, path.read_text(), flags=re.MULTILINE)]
+    given = {
+        path.stem: tables.headline(tables.summary(tables.read(path)))
+        for path in (ROOT / "benchmarks/results").glob("evidence_*_runs.csv")
+    }
+    assert set(quoted) == set(given.values())
