@@ -144,11 +144,68 @@ def pooled_quadratic(rows: Sequence[Row], within: float = 0.05) -> Callable[[flo
     return at
 
 
+def asymmetric_valley(rows: Sequence[Row], steps: int = 40) -> Callable[[float, float], tuple[float, float]]:
+    """Robust least squares of relative loss on one valley: floor of the cell + quadratic in (w, v) with a cross term.
+
+    v: ln batch over its optimum; w = (exp(k u) - 1) / k with u: ln lr over its optimum, steeper on the high side for
+    k > 0; optima linear in (ln N, ln D). Noise of 0.1 % + 15 % of the relative excess, weak Gaussian priors. The
+    constants are set by hand. No offsets of cells, no prior from the literature but for the exponents' centres.
+    """
+    cells = by_cell(rows)
+    order = {cell: i for i, cell in enumerate(cells)}
+    index = np.array([order[row.params, row.tokens] for row in rows])
+    middle = np.mean(np.log(list(cells)), axis=0)
+    sizes = np.column_stack([np.ones(len(rows)), np.log([[row.params, row.tokens] for row in rows]) - middle])
+    x = np.log([[row.lr, row.batch_tokens] for row in rows])
+    y = np.array([row.loss for row in rows]) / np.array([min(r.loss for r in group) for group in cells.values()])[index]
+    centre = x[y < 1.02].mean(axis=0)
+    # ln curvatures, cross term, k; optimum of ln lr, then of ln batch, over (1, ln N, ln D); floors
+    valley = [(math.log(0.03), 1), (math.log(0.02), 1), (0, 0.5), (0.5, 0.5)]
+    optima = [(centre[0], 2), (-0.5, 0.5), (0.2, 0.5), (centre[1], 2), (0, 0.5), (0.5, 0.5)]
+    mean, sd = np.array([*valley, *optima, *[(1, 0.01)] * len(cells)]).T
+
+    def excess(c: Floats) -> Floats:
+        u, v = x[:, 0] - sizes @ c[4:7], x[:, 1] - sizes @ c[7:10]
+        w = np.expm1(np.clip(c[3] * u, -20, 5)) / c[3]
+        a, b = np.exp(c[0] / 2) * w, np.exp(c[1] / 2) * v
+        valley: Floats = (a * a + b * b) / 2 + np.tanh(c[2]) * a * b
+        return valley
+
+    def residuals(c: Floats, scale: Floats) -> Floats:
+        return np.concatenate([(y - c[10:][index] - excess(c)) / scale, (c - mean) / sd])
+
+    def cost(r: Floats) -> float:
+        return float(np.log1p(r[: len(y)] ** 2).sum() + (r[len(y) :] ** 2).sum())
+
+    c, damping = mean.copy(), 1e-2
+    for _ in range(steps):
+        scale = 0.001 + 0.15 * excess(c)
+        r = residuals(c, scale)
+        weights = np.concatenate([1 / (1 + r[: len(y)] ** 2), np.ones(len(c))])
+        slopes = np.column_stack([(residuals(c + step, scale) - r) / 1e-5 for step in 1e-5 * np.eye(len(c))])
+        normal, gradient = (slopes.T * weights) @ slopes, (slopes.T * weights) @ r
+        while damping < 1e8:
+            moved = c - np.linalg.solve(normal + damping * np.diag(np.diag(normal)), gradient)
+            if cost(residuals(moved, scale)) <= cost(r):
+                break
+            damping *= 5
+        else:
+            break
+        c, damping = moved, max(damping / 5, 1e-8)
+
+    def at(params: float, tokens: float) -> tuple[float, float]:
+        size = np.array([1.0, math.log(params) - middle[0], math.log(tokens) - middle[1]])
+        return float(size @ c[4:7]), float(size @ c[7:10])
+
+    return at
+
+
 METHODS: dict[str, Method] = {
     "Step Law as published (saw the test cells)": published_step_law,
     "regression on grid minima": grid_minima,
     "Step Law's tool, refitted": step_law_tool,
     "pooled quadratic": pooled_quadratic,
+    "asymmetric pooled valley": asymmetric_valley,
     "hptransfer": laws,
 }
 
