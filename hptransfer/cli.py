@@ -42,6 +42,15 @@ def parser() -> argparse.ArgumentParser:
         "runs",
         {"nargs": "+", "metavar": "RUNS", "help": "run folders, folders of runs, CSV files, wandb:entity/project"},
     )
+    columns = (
+        "--map",
+        {
+            "action": "append",
+            "default": [],
+            "metavar": "OURS=THEIRS[*FACTOR]",
+            "help": "a CSV's column, times a number or another column; repeatable",
+        },
+    )
     batch = ("--batch-tokens", {"type": float, "metavar": "B", "help": "fix the batch; lr moves with it"})
 
     verb(verbs.train, config, runs, overrides=True)
@@ -53,6 +62,8 @@ def parser() -> argparse.ArgumentParser:
         ("optimizer", {"nargs": "?", "help": "adamw, sgd, muon, shampoo, soap or kfac (default: the first it has)"}),
         ("--weight-decay", {"choices": sorted(WEIGHT_DECAY), "help": "over width (default: the paper's)"}),
         ("--embedding-lr", {"choices": sorted(EMBEDDING_LR), "help": "over width (default: the paper's)"}),
+        ("--one-eps", {"action": "store_true", "help": "scale_eps: false"}),
+        ("--decay-vectors", {"action": "store_true", "help": "decay gains and biases too"}),
     )
     how = (
         ("--retry-failed", {"action": "store_true", "help": "run failed runs again"}),
@@ -99,7 +110,7 @@ def parser() -> argparse.ArgumentParser:
         records,
         output,
         ("--pool", {"action": "store_true", "help": "pool runs of different recipes"}),
-        ("--map", {"action": "append", "default": [], "metavar": "OURS=THEIRS", "help": "a CSV's column; repeatable"}),
+        columns,
     )
     verb(
         verbs.predict,
@@ -117,7 +128,7 @@ def parser() -> argparse.ArgumentParser:
         ("what", {"choices": ("list", "show")}),
         ("name", {"nargs": "?", "help": "of a published law, for show"}),
     )
-    verb(verbs.compare, laws, records)
+    verb(verbs.compare, laws, records, columns)
     verb(
         verbs.ladder,
         ("--target", {"required": True, "metavar": "CONFIG", "dest": "config", "help": "the target's run config"}),
@@ -134,6 +145,7 @@ def parser() -> argparse.ArgumentParser:
         ("--run", {"action": "store_true", "help": "train the rung and judge (without: only the plan)"}),
         ("--laws", {"default": "laws.yaml", "metavar": "FILE", "help": "that transfer used (default: laws.yaml)"}),
         ("--evidence", {"nargs": "+", "metavar": "RUNS", "help": "that the laws were fitted to (default: --runs)"}),
+        columns,
         (
             "--tolerate",
             {"type": percent, "default": "0.5%", "metavar": "P%", "help": "regret (default: 0.5%% of the loss)"},
@@ -144,7 +156,7 @@ def parser() -> argparse.ArgumentParser:
         *how,
         overrides=True,
     )
-    verb(verbs.report, records, ("--laws", {"metavar": "FILE"}), output)
+    verb(verbs.report, records, ("--laws", {"metavar": "FILE"}), columns, output)
     verb(
         verbs.wandb,
         ("what", {"choices": ("sync", "publish", "workspace")}),
@@ -153,6 +165,7 @@ def parser() -> argparse.ArgumentParser:
         ("--laws", {"metavar": "FILE", "help": "for publish: laws to draw"}),
         ("--tuned", {"metavar": "CONFIG", "help": "for publish: the target's config, as an artifact"}),
         ("--report", {"metavar": "HTML", "help": "for publish: the page that report wrote"}),
+        columns,
     )
     verb(verbs.doctor, runs)
     verb(verbs.schema)

@@ -87,7 +87,7 @@ def _chosen(row: Rule, family: str, role: str, options: Options) -> Rule:
         fan_in, fan_out = power * lr.fan_in, power * lr.fan_out
         decay = replace(row.weight_decay, fan_in=fan_in, fan_out=fan_out, absolute=lr.absolute)
         row = replace(row, weight_decay=decay)
-    return row
+    return row if options.scale_eps else replace(row, eps=ONE)
 
 
 def most_specific(table: Mapping[str, Value], role: str) -> Value | None:
@@ -118,7 +118,9 @@ def to_markdown(name: str, optimizer: str | None = None, options: Options = OWN)
         "forward multiplier": lambda role, row: row.multiplier,
         "lr": lambda role, row: row.lr,
         "eps": lambda role, row: "-" if family == "sgd" else row.eps,
-        "weight decay": lambda role, row: "0 †" if role.startswith("vector") else row.weight_decay,
+        "weight decay": lambda role, row: (
+            "0 †" if role.startswith("vector") and not options.decay_vectors else row.weight_decay
+        ),
         "1 - beta": lambda role, row: row.betas,
         "optimizer": lambda role, row: row.optimizer or family,
     }

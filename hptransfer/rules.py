@@ -162,13 +162,18 @@ EMBEDDING_LR = {
 
 @dataclass(frozen=True)
 class Options:
-    """Names in WEIGHT_DECAY and EMBEDDING_LR; None is the scheme's own rule."""
+    """What is chosen where sources differ: names in WEIGHT_DECAY and EMBEDDING_LR, where None is the scheme's own rule;
+    whether eps follows the size of gradients; whether gains and biases are decayed."""
 
     weight_decay: str | None = None
     embedding_lr: str | None = None
+    scale_eps: bool = True
+    decay_vectors: bool = False
 
     def __str__(self) -> str:
-        parts = [
+        parts = ["one eps for all tensors, as mup (microsoft/mup)"] if not self.scale_eps else []
+        parts += ["gains and biases decayed, as mup and Complete(d)P (arXiv:2512.22382)"] if self.decay_vectors else []
+        parts += [
             f"{what} {name}, as {table[name].source}"
             for what, name, table in (
                 ("weight decay over width", self.weight_decay, WEIGHT_DECAY),

@@ -151,7 +151,7 @@ def tensor_plan(
         init_std=0.0 if vector else init_std,
         multiplier=row.multiplier(ratios, alpha),
         lr=lr * row.lr(ratios, alpha) * (1.0 if lr_factor is None else lr_factor),
-        eps=eps * (row.eps(ratios, alpha) if parametrization.scale_eps else 1.0),
+        eps=eps * row.eps(ratios, alpha),
         weight_decay=optimizer.weight_decay * row.weight_decay(ratios, alpha) if decayed else 0.0,
         betas=tuple(scaled_beta(beta, row.betas(ratios, alpha)) for beta in betas),
         optimizer=by,

@@ -55,7 +55,8 @@ def table(args: argparse.Namespace) -> int:
     """Print a parametrization as a Markdown table."""
     from hptransfer.parametrization import Options, to_markdown
 
-    print(to_markdown(args.name, args.optimizer, Options(args.weight_decay, args.embedding_lr)), end="")
+    options = Options(args.weight_decay, args.embedding_lr, not args.one_eps, args.decay_vectors)
+    print(to_markdown(args.name, args.optimizer, options), end="")
     return 0
 
 
@@ -130,8 +131,7 @@ def fit(args: argparse.Namespace) -> int:
     from hptransfer.seeds import seed_noise
     from hptransfer.tracking import rows_from
 
-    columns = dict(pair.partition("=")[::2] for pair in args.map)
-    rows = rows_from(args.runs, warn=say, columns=columns)
+    rows = rows_from(args.runs, warn=say, columns=_columns(args))
     laws = fit_laws(rows, pool=args.pool)
     laws.save(args.output)
     print(laws.summary())
@@ -177,7 +177,7 @@ def compare(args: argparse.Namespace) -> int:
     from hptransfer.laws.compare import to_text
     from hptransfer.tracking import rows_from
 
-    print(to_text(hold_against(Laws.load(args.laws), rows_from(args.runs, warn=say))))
+    print(to_text(hold_against(Laws.load(args.laws), rows_from(args.runs, warn=say, columns=_columns(args)))))
     return 0
 
 
@@ -241,7 +241,7 @@ def confirm(args: argparse.Namespace) -> int:
     print(proposal.to_text(losses=losses), verdict.to_text(), sep="\n\n")
     output = Path(args.output or Path(args.laws).with_stem(f"{Path(args.laws).stem}_confirmed"))
     try:
-        after = refit(before, rows_from(args.evidence or [runs], warn=say), rows)
+        after = refit(before, rows_from(args.evidence or [runs], warn=say, columns=_columns(args)), rows)
         after.save(output, overwrite=False)
         print("", moved(before, after, tuned), output, sep="\n")
         if not verdict.go:
@@ -271,7 +271,7 @@ def report(args: argparse.Namespace) -> int:
     from hptransfer.report import write_report
 
     laws = Laws.load(args.laws) if args.laws else None
-    write_report(args.runs, laws, Path(args.output), warn=say)
+    write_report(args.runs, laws, Path(args.output), warn=say, columns=_columns(args))
     print(args.output)
     return 0
 
@@ -302,7 +302,7 @@ def _published(args: argparse.Namespace) -> str:
     from hptransfer.tracking.publishing import EVIDENCE, publish
     from hptransfer.tracking.session import mode_of
 
-    rows = rows_from(args.runs, warn=say)
+    rows = rows_from(args.runs, warn=say, columns=_columns(args))
     return publish(
         rows,
         next((Path(path) for path in args.runs if Path(path).is_dir()), Path()),
@@ -337,6 +337,11 @@ def quickstart(args: argparse.Namespace) -> int:
 
     print(run(Path(args.runs), workers=args.workers, overrides=args.overrides))
     return 0
+
+
+def _columns(args: argparse.Namespace) -> dict[str, str]:
+    """--map as {ours: theirs}."""
+    return dict(pair.partition("=")[::2] for pair in args.map)
 
 
 def say(line: str) -> None:

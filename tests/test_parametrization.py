@@ -230,6 +230,10 @@ def test_options_are_printed_with_their_sources() -> None:
     assert "2510.15262" in printed
     assert "2506.15025" in printed
     assert to_markdown("completep", options=Options()) == to_markdown("completep")
+    mups = to_markdown("mup", options=Options(scale_eps=False, decay_vectors=True))
+    assert "| hidden | m_in^(-1/2) | 1 | m_in^-1 | 1 | m_in |" in mups
+    assert "| vector | constant | 1 | 1 | 1 | 1 |" in mups
+    assert "one eps for all tensors, as mup" in mups
 
 
 @pytest.mark.parametrize("name", ["depth_mup", "completedp", "umup", "spectral"])

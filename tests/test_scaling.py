@@ -195,6 +195,9 @@ def test_options_by_hand() -> None:
     assert "weight decay over width sqrt, as Fan et al. (arXiv:2510.15262)" in text
     assert "options" not in to_text(resolve(tiny(model=BIG)))
     assert tiny(parametrization={"weight_decay_rule": "paper"}) == tiny()
+    text = to_text(resolve(tiny(model=BIG, parametrization={"scale_eps": False, "decay_vectors": True})))
+    assert "one eps for all tensors, as mup" in text
+    assert "gains and biases decayed, as mup and Complete(d)P" in text
 
 
 def test_tuned_multipliers_and_factors_by_role() -> None:

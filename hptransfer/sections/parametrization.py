@@ -104,7 +104,7 @@ class Parametrization(Section):
     @property
     def options(self) -> Options:
         """What is chosen where sources differ."""
-        return Options(self.weight_decay_rule, self.embedding_lr)
+        return Options(self.weight_decay_rule, self.embedding_lr, self.scale_eps, self.decay_vectors)
 
     @property
     def base_std(self) -> float:
