@@ -125,13 +125,13 @@ def _at(laws: Laws, tuned: RunConfig, there: Prediction, target: Rung, rung: Run
     here = predict_for(laws, size_of_config(small), batch)
     lr = rounded(tuned.optimizer.lr * here.lr.value / there.lr.value)
     decay = tuned.optimizer.weight_decay
-    if here.weight_decay and there.weight_decay:
+    if here.weight_decay and there.weight_decay and there.weight_decay.value:
         decay = rounded(decay * here.weight_decay.value / there.weight_decay.value)
     plan = resolve(small.updated(optimizer={"lr": lr, "weight_decay": decay}))
     known = {"width": small.model.width, "depth": small.model.depth}
     at = {**known, "params": plan.params, "tokens": plan.tokens, "batch_tokens": batch}
-    applied = plan.hidden.lr * plan.hidden.weight_decay * plan.tokens
-    line = Line({name: float(value) for name, value in at.items()}, lr, batch / applied if applied else None)
+    fading = plan.hidden.lr * plan.hidden.weight_decay * plan.tokens / batch
+    line = Line({name: float(value) for name, value in at.items()}, lr, fading)
     runs = foresee(laws, line, spaced(laws, line))
     priced = Rung(rung.model, float(plan.params), float(plan.tokens), float(plan.flops), plan.steps)
     other = f"the config's lr {tuned.optimizer.lr:g} is not what these laws recommend for it, {there.lr.value:.3g}"

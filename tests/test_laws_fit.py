@@ -13,6 +13,7 @@ from hptransfer.laws import Laws, fit
 from hptransfer.laws.evidence import gather
 from hptransfer.laws.pooled import fit_pooled
 from hptransfer.laws.synthetic import BASE_PARAMS, BASE_TOKENS, World
+from hptransfer.laws.timescale import timescale
 from hptransfer.laws.uncertainty import resample
 from hptransfer.records import Row
 
@@ -133,10 +134,10 @@ def test_weight_decay_goes_by_the_timescale() -> None:
     rng = np.random.default_rng(0)
     rows = []
     for params, tokens in SIZES:
-        tau = 0.2 * (tokens / params / 20) ** -0.5
+        best = 0.2 * (tokens / params / 20) ** -0.5
         for lr in (1e-3, 2e-3, 4e-3, 8e-3):
-            for weight_decay in (0.03, 0.1, 0.3, 1.0):
-                u, t = math.log(lr / 4e-3), math.log(2e4 / (lr * weight_decay * tokens) / tau)
+            for weight_decay in (0.0, 0.1, 0.3, 1.0):
+                u, t = math.log(lr / 4e-3), math.log(timescale(lr * weight_decay * tokens / 2e4) / best)
                 loss = (
                     3
                     * (params / BASE_PARAMS) ** -0.1
@@ -148,8 +149,8 @@ def test_weight_decay_goes_by_the_timescale() -> None:
     params, tokens = BASE_PARAMS * 64, BASE_TOKENS * 64
     prediction = laws.predict(params=params, tokens=tokens)
     assert prediction.weight_decay is not None
-    expected = 2e4 / (prediction.lr.value * tokens * 0.2)
-    assert prediction.weight_decay.optimum == pytest.approx(expected, rel=0.25)
+    expected = 4.965 * 2e4 / (prediction.lr.value * tokens)  # (1 - exp(-4.965)) / 4.965 = 0.2
+    assert prediction.weight_decay.optimum == pytest.approx(expected, rel=0.1)
     assert prediction.weight_decay.low < expected < prediction.weight_decay.high
 
 
@@ -161,8 +162,8 @@ def test_trajectory_invariance_is_checked(by_lr: float, answer: str, tmp_path: P
         Row(params, 20 * params, lr, 2e4, loss * math.exp(0.001 * rng.standard_normal()), weight_decay=weight_decay)
         for params in (1e6, 4e6)
         for lr in (1e-3, 2e-3, 4e-3, 8e-3)
-        for weight_decay in (0.025, 0.05, 0.1, 0.2, 0.4)
-        for u, t in [(math.log(lr / 4e-3), math.log(2e4 / (lr * weight_decay * 20 * params)))]
+        for weight_decay in (0.125, 0.25, 0.5, 1.0, 2.0)
+        for u, t in [(math.log(lr / 4e-3), math.log(timescale(lr * weight_decay * params / 1e3)))]
         for loss in [3 * (params / 1e6) ** -0.1 * (1 + by_lr * u * u + 0.01 * (t - math.log(0.2)) ** 2)]
     ]
     laws = fit(rows, resamples=0, validate=False)
@@ -172,29 +173,40 @@ def test_trajectory_invariance_is_checked(by_lr: float, answer: str, tmp_path: P
     assert f"trajectory invariance: {found}" in laws.summary()
     laws.save(tmp_path / "laws.yaml")
     assert Laws.load(tmp_path / "laws.yaml").checks == laws.checks
-    assert fit([row for row in rows if row.weight_decay == 0.1], resamples=0, validate=False).checks == {}
+    assert fit([row for row in rows if row.weight_decay == 0.5], resamples=0, validate=False).checks == {}
 
 
 def test_weight_decay_alone() -> None:
-    rows = [
-        Row(1e6, 2e7, 4e-3, 2e4, 3 * (1 + 0.02 * math.log((weight_decay or 2.0) / 0.2) ** 2), weight_decay=weight_decay)
-        for weight_decay in (0.0, 0.05, 0.1, 0.2, 0.4, 0.8)
-    ]
-    laws = fit(rows)
+    laws = fit(decays(best=0.25))
     assert laws.coordinates == ("timescale",)
-    assert any("1 runs without weight decay" in warning for warning in laws.warnings)
-    prediction = laws.predict(params=1e6, tokens=2e7)
+    prediction = laws.predict(params=1e6, tokens=4e7)
     assert prediction.lr.value == pytest.approx(4e-3)
     assert prediction.weight_decay is not None
-    assert prediction.weight_decay.optimum == pytest.approx(0.2, rel=0.1)
+    assert float(timescale(4e-3 * prediction.weight_decay.optimum * 4e7 / 2e4)) == pytest.approx(0.25, rel=0.05)
 
 
-def test_decay_and_none_in_one_cell_are_not_mixed() -> None:
-    rows = lines(QUIET, sizes=SIZES[:1])
-    decayed = [replace(row, weight_decay=0.1) for row in rows]
-    laws = fit([*decayed, *(replace(row, weight_decay=0.0, loss=row.loss * 1.1) for row in rows)])
-    assert laws.coefficients == pytest.approx(fit(decayed).coefficients)
-    assert any("7 runs without weight decay" in warning for warning in laws.warnings)
+def test_a_run_without_weight_decay_can_be_the_best() -> None:
+    laws = fit(decays(best=1.5))
+    prediction = laws.predict(params=1e6, tokens=4e7)
+    assert prediction.weight_decay is not None
+    assert prediction.weight_decay.value == 0.0
+    assert prediction.weight_decay.low == 0.0
+    assert prediction.weight_decay.high > 0.0
+
+
+def decays(best: float) -> list[Row]:
+    """A sweep of weight decay alone, none included, with its floor at a timescale of `best`."""
+    return [
+        Row(1e6, 4e7, 4e-3, 2e4, 3 * (1 + 0.02 * math.log(timescale(8 * decay) / best) ** 2), weight_decay=decay)
+        for decay in (0.0, 0.05, 0.1, 0.2, 0.4, 0.8, 1.6)
+    ]
+
+
+def test_runs_that_do_not_say_their_weight_decay_are_left_out_of_a_sweep_of_it() -> None:
+    rows = decays(best=0.25)
+    laws = fit([*rows, *(replace(row, weight_decay=None, loss=row.loss * 1.1) for row in rows)])
+    assert laws.coefficients == pytest.approx(fit(rows).coefficients)
+    assert any("7 runs are left out: weight_decay was swept" in warning for warning in laws.warnings)
 
 
 def test_runs_of_different_recipes_are_refused_by_name() -> None:
@@ -387,7 +399,7 @@ def test_save_and_load(tmp_path: Path) -> None:
     [
         (lambda text: text[: len(text) // 2], "cut off"),
         (lambda text: text.replace("complete: true\n", ""), "cut off"),
-        (lambda text: text.replace("version: 1", "version: 99"), "version: 99; this hptransfer reads version 1"),
+        (lambda text: text.replace("version: 2", "version: 99"), "version: 99; this hptransfer reads version 2"),
         (lambda text: text.replace("format: hptransfer laws", "format: other"), "is this a file that `fit` wrote"),
         (lambda text: text.replace("spread:", "sprad:"), "damaged: KeyError"),
     ],
@@ -425,3 +437,12 @@ def test_whatever_the_runs_a_prediction_is_finite(seed: int) -> None:
     prediction = fit(rows).predict(params=1e12, tokens=1e6).to_json()
     for quantity in ("lr", "batch_tokens", "loss"):
         assert all(value is None or (math.isfinite(value) and value > 0) for value in prediction[quantity].values())
+
+
+def test_runs_that_were_cut_short_are_left_out_by_name() -> None:
+    rows = World().line(np.random.default_rng(0), BASE_PARAMS, BASE_TOKENS, 7)
+    cut = [replace(rows[0], lr=1.0, loss=0.1, status="cut_short", source=f"runs/{i}") for i in range(5)]
+    laws = fit([*rows, *cut])
+    assert laws.warnings[0] == "5 runs were cut short and are left out: runs/0, runs/1, runs/2 and 2 more"
+    assert np.array_equal(laws.coefficients, fit(rows).coefficients)
+    assert laws.data == fit(rows).data

@@ -142,7 +142,7 @@ def test_a_swept_batch_is_held_at_the_rungs() -> None:
 
 
 def test_weight_decay_is_fixed_and_the_timescale_moves_with_the_lr() -> None:
-    """With a floor at tau = 0.2 and none in lr, the best lr on the line is where lr * weight_decay has that tau."""
+    """Along the line lr * weight_decay * D / B moves with the lr, and the timescale with it; no decay is one, too."""
     rows = [
         Row(
             params, 20 * params, lr, 2e4, weight_decay=decay,
@@ -156,12 +156,13 @@ def test_weight_decay_is_fixed_and_the_timescale_moves_with_the_lr() -> None:
     laws = fit(rows, resamples=0, validate=False)
     assert laws.coordinates == ("lr", "timescale")
     at = {"params": 4e6, "tokens": 8e7, "batch_tokens": 2e4}
-    line = Line(at, 4e-3, timescale=0.4)
-    assert line.points(laws.coordinates, np.log([8e-3]))[0] == pytest.approx([math.log(8e-3), math.log(0.2)])
+    line = Line(at, 4e-3, fading=2.5)
+    assert line.points(laws.coordinates, np.log([8e-3]))[0] == pytest.approx(
+        [math.log(8e-3), math.log((1 - math.exp(-5)) / 5)]
+    )
     losses = {lr: 3 * 4**-0.1 * math.exp(0.03 * math.log(4e-3 * 2 / lr) ** 2) for lr in spaced(laws, line)}
     assert judge(laws, line, losses, tolerance=0.5).best is not None
-    with pytest.raises(UserError, match="weight_decay: 0"):
-        judge(laws, replace(line, timescale=None), losses)
+    assert replace(line, fading=0.0).points(laws.coordinates, np.log([8e-3]))[0, 1] == pytest.approx(0.0)
 
 
 def test_laws_without_an_lr_have_nothing_to_confirm() -> None:

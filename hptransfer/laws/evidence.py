@@ -11,11 +11,14 @@ import numpy as np
 from hptransfer.errors import UserError
 from hptransfer.laws import priors
 from hptransfer.laws.pooled import Problem
+from hptransfer.laws.timescale import fading, timescale
 from hptransfer.laws.valley import Booleans, Floats, shape_names
 from hptransfer.records import Row
 
 SAME_BUDGET = 0.01
 """Token budgets of one shape that differ by less than this in ln are one budget: rounding to whole steps."""
+NAMED = 3
+"""Runs that a warning names."""
 FLOOR_FEATURES = tuple(priors.FLOOR)
 
 
@@ -84,7 +87,9 @@ def gather(rows: Sequence[Row], pool: bool = False) -> Evidence:
     """The evidence in `rows`; UserError where they do not belong together or hold nothing to fit."""
     for row in rows:
         _check(row)
+    rows, cut_short = _whole(rows)
     recipe, warnings = _recipe(rows, pool)
+    warnings += cut_short
     coordinates, used = _coordinates([row for row in rows if row.status != "stopped"], warnings)
     if not any(_finite(row) for row in used):
         raise UserError(f"none of the {len(used)} usable runs finished with a finite loss: there is nothing to fit")
@@ -102,12 +107,13 @@ def point(cell: Cell) -> dict[str, float]:
     return {name: float(value) for name, value in known.items() if value is not None}
 
 
-def timescale(row: Row) -> float | None:
-    """The AdamW timescale B / (lr * weight_decay * D), as a fraction of the run; hidden matrices' own if known."""
-    lr, weight_decay = row.lr, row.weight_decay
-    if row.lr_hidden is not None and row.weight_decay_hidden is not None:
-        lr, weight_decay = row.lr_hidden, row.weight_decay_hidden
-    return row.batch_tokens / (lr * weight_decay * row.tokens) if weight_decay else None
+def coordinate(row: Row, name: str) -> float:
+    """A run's lr, batch or timescale."""
+    if name == "timescale":
+        fades = fading(row)
+        assert fades is not None
+        return float(timescale(fades))
+    return float(getattr(row, name))
 
 
 def _check(row: Row) -> None:
@@ -123,6 +129,14 @@ def _check(row: Row) -> None:
 
 def _finite(row: Row) -> bool:
     return row.status == "finished" and math.isfinite(row.loss)
+
+
+def _whole(rows: Sequence[Row]) -> tuple[list[Row], list[str]]:
+    """Without the runs that were cut short, and a warning that names them."""
+    cut = [row.source or "a row" for row in rows if row.status == "cut_short"]
+    more = f" and {len(cut) - NAMED} more" if len(cut) > NAMED else ""
+    named = [f"{len(cut)} runs were cut short and are left out: {', '.join(cut[:NAMED])}{more}"] if cut else []
+    return [row for row in rows if row.status != "cut_short"], named
 
 
 def _recipe(rows: Sequence[Row], pool: bool) -> tuple[dict[str, str | float], list[str]]:
@@ -145,14 +159,11 @@ def _recipe(rows: Sequence[Row], pool: bool) -> tuple[dict[str, str | float], li
 def _coordinates(rows: list[Row], warnings: list[str]) -> tuple[tuple[str, ...], list[Row]]:
     """The hyperparameters that vary inside a cell (or, with one run per cell, from run to run at all)."""
     swept = tuple(name for name in ("lr", "batch_tokens", "weight_decay") if _varies(rows, name))
-    mixed = any(len({bool(row.weight_decay) for row in group}) > 1 for group in _cells(rows))
-    if mixed or "weight_decay" in swept:
-        decayed = [row for row in rows if row.weight_decay]
-        if len(decayed) < len(rows):
-            warnings.append(
-                f"{len(rows) - len(decayed)} runs without weight decay are left out: their timescale is infinite"
-            )
-        rows = decayed
+    if "weight_decay" in swept:
+        known = [row for row in rows if row.weight_decay is not None]
+        if len(known) < len(rows):
+            warnings.append(f"{len(rows) - len(known)} runs are left out: weight_decay was swept, theirs is not given")
+        rows = known
     if "weight_decay" in swept and any(row.lr_hidden is None or row.weight_decay_hidden is None for row in rows):
         warnings.append(
             "the timescale comes from lr and weight_decay as given: lr_hidden or weight_decay_hidden is missing"
@@ -165,7 +176,7 @@ def _with_stopped(
     used: Sequence[Row], stopped: Sequence[Row], coordinates: Sequence[str], warnings: list[str]
 ) -> list[list[Row]]:
     """The cells with their stopped runs, where a run of the cell has finished: else there is no best to be above."""
-    placed = [row for row in stopped if row.weight_decay or "timescale" not in coordinates]
+    placed = [row for row in stopped if row.weight_decay is not None or "timescale" not in coordinates]
     groups = [
         group if any(map(_finite, group)) else [row for row in group if row.status != "stopped"]
         for group in _cells([*used, *placed])
@@ -180,7 +191,7 @@ def _with_stopped(
 
 
 def _varies(rows: Sequence[Row], name: str) -> bool:
-    groups = [[getattr(row, name) for row in group if getattr(row, name)] for group in _cells(rows)]
+    groups = [[getattr(row, name) for row in group if getattr(row, name) is not None] for group in _cells(rows)]
     if all(len(group) <= 1 for group in groups) and len(groups) >= 4:
         return len({value for group in groups for value in group}) >= 4
     return any(len(set(group)) > 1 for group in groups)
@@ -246,7 +257,7 @@ def _problem(
         return None
     rows = [row for group in groups for row in group]
     cell = np.repeat(np.arange(len(groups)), [len(group) for group in groups])
-    x = np.log([[_coordinate(row, name) for name in coordinates] for row in rows])
+    x = np.log([[coordinate(row, name) for name in coordinates] for row in rows])
     stopped = np.array([row.status == "stopped" for row in rows])
     diverged = np.array([not _finite(row) for row in rows]) & ~stopped
     y = np.array([math.log(row.loss) if _finite(row) else 0.0 for row in rows])
@@ -277,12 +288,6 @@ def _problem(
     return Problem(coordinates, x, y, cell, diverged, stopped, matrix, floor, np.array(mean), np.array(sd), heavy)
 
 
-def _coordinate(row: Row, name: str) -> float:
-    value: float | None = timescale(row) if name == "timescale" else getattr(row, name)
-    assert value is not None
-    return value
-
-
 def _best(
     y: Floats,
     diverged: Booleans,
@@ -293,9 +298,10 @@ def _best(
 
 
 def data_hash(rows: Sequence[Row]) -> str:
-    """Of the numbers that were fitted, whatever their order."""
+    """Of the numbers that are fitted, whatever their order."""
     lines = sorted(
         f"{row.params!r},{row.tokens!r},{row.lr!r},{row.batch_tokens!r},{row.weight_decay!r},{row.loss!r},{row.status}"
         for row in rows
+        if row.status != "cut_short"
     )
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]

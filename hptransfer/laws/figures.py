@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from hptransfer.figures.style import INK, MUTED, drawing, ladder, octaves, panels, some
-from hptransfer.laws.evidence import gather, timescale
+from hptransfer.laws.evidence import coordinate, gather
 from hptransfer.laws.laws import FittedCell, Laws
 from hptransfer.laws.valley import Floats, evaluate
 from hptransfer.records import Row
@@ -87,7 +87,7 @@ def _members(rows: Sequence[Row], laws: Laws) -> dict[int, list[Row]]:
     assert evidence.problem is not None
     for row, c in zip(evidence.rows, evidence.problem.cell, strict=True):
         cell = evidence.cells[int(c)]
-        for one in laws.cells if row.status != "stopped" else ():
+        for one in laws.cells if row.status in ("finished", "diverged") else ():
             same = (one.cell.params, one.cell.width, one.cell.depth) == (cell.params, cell.width, cell.depth)
             if same and abs(math.log(one.cell.tokens / cell.tokens)) < 0.01:
                 found[id(one)].append(row)
@@ -100,10 +100,7 @@ def _shape(laws: Laws) -> Floats:
 
 def _away(laws: Laws, one: FittedCell, runs: Sequence[Row]) -> Floats:
     """Distances (runs, coordinates) in ln from the cell's own optimum."""
-    x = [
-        [math.log((timescale(row) if name == "timescale" else getattr(row, name)) or 1.0) for name in laws.coordinates]
-        for row in runs
-    ]
+    x = [[math.log(coordinate(row, name)) for name in laws.coordinates] for row in runs]
     away: Floats = np.array(x) - np.array([one.optimum[name] for name in laws.coordinates])
     return away
 

@@ -214,9 +214,10 @@ def _validated(validation: Sequence[LeftOut]) -> dict[str, float]:
 
 def _applied(evidence: Evidence) -> dict[str, float]:
     """How lr * weight_decay as applied to hidden matrices follows from base units, by least squares over the cells."""
-    known = [row for row in evidence.rows if row.lr_hidden and row.weight_decay_hidden and row.weight_decay]
-    if len(known) < len(evidence.rows) or "timescale" not in (evidence.problem.coordinates if evidence.problem else ()):
+    swept = evidence.problem is not None and "timescale" in evidence.problem.coordinates
+    if not swept or any(row.lr_hidden is None or row.weight_decay_hidden is None for row in evidence.rows):
         return {}
+    known = [row for row in evidence.rows if row.lr_hidden and row.weight_decay_hidden and row.weight_decay]
     shaped = all(row.width and row.depth for row in known)
     columns = [[1.0, *((math.log(row.width or 1.0), math.log(row.depth or 1.0)) if shaped else ())] for row in known]
     target = [

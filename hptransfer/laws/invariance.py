@@ -9,8 +9,9 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from hptransfer.laws.evidence import Evidence, timescale
+from hptransfer.laws.evidence import Evidence
 from hptransfer.laws.pooled import STUDENT, Pooled
+from hptransfer.laws.timescale import fading
 from hptransfer.laws.valley import evaluate
 
 EQUAL = 0.02
@@ -52,8 +53,8 @@ def _groups(evidence: Evidence, pooled: Pooled) -> Iterator[list[int]]:
     found: dict[tuple[int, int, int], list[int]] = {}
     for i in np.flatnonzero(pooled.problem.finished):
         row = evidence.rows[i]
-        if tau := timescale(row):
-            product, batch = math.log(row.batch_tokens / (tau * row.tokens)), math.log(row.batch_tokens)
+        if fades := fading(row):
+            product, batch = math.log(fades * row.batch_tokens / row.tokens), math.log(row.batch_tokens)
             key = (int(pooled.problem.cell[i]), round(batch / EQUAL), round(product / EQUAL))
             found.setdefault(key, []).append(int(i))
     for group in found.values():

@@ -15,6 +15,7 @@ import numpy as np
 from hptransfer.errors import UserError
 from hptransfer.laws.fitting import freedom
 from hptransfer.laws.laws import FittedCell, Laws
+from hptransfer.laws.timescale import fading_of
 from hptransfer.laws.uncertainty import draws
 from hptransfer.laws.valley import Floats, evaluate, ridge_offset, shape_names
 
@@ -229,10 +230,12 @@ def _estimates(
             laws.applied.get("level", 0.0)
             + sum(laws.applied.get(name, 0.0) * math.log(target.get(name, 1.0)) for name in ("width", "depth"))
         )
-        per_tau = batch / (lr * target["tokens"] * factor)
         assert tau.low is not None and tau.high is not None and tau.optimum is not None
         result["weight_decay"] = Estimate(
-            per_tau / tau.value, per_tau / tau.high, per_tau / tau.low, per_tau / tau.optimum
+            *(
+                fading_of(memory) * batch / (lr * target["tokens"] * factor)
+                for memory in (tau.value, tau.high, tau.low, tau.optimum)
+            )
         )
     return result
 

@@ -28,6 +28,7 @@ from hptransfer.laws import priors
 from hptransfer.laws.laws import Laws
 from hptransfer.laws.pooled import CLIFF_HEIGHT
 from hptransfer.laws.predict import Posterior, posterior
+from hptransfer.laws.timescale import timescale
 from hptransfer.laws.valley import Floats, Slopes, evaluate
 
 TOLERANCE = 0.005
@@ -44,21 +45,19 @@ SEED = 0
 
 @dataclass(frozen=True)
 class Line:
-    """Where the rung lies. `timescale` is that of a run at `lr`, where weight is decayed."""
+    """Where the rung lies. `fading` is lr * weight_decay * D / B of a run at `lr`, as applied to hidden matrices."""
 
     at: Mapping[str, float]
     """params, tokens, batch_tokens; width and depth."""
     lr: float
     """The recommended one."""
-    timescale: float | None = None
+    fading: float = 0.0
 
     def points(self, coordinates: Sequence[str], log_lrs: Floats) -> Floats:
-        """(..., coordinates) natural logarithms at these ln lrs: at a fixed weight decay tau goes as 1 / lr."""
+        """(..., coordinates) natural logarithms at these ln lrs, the weight decay fixed."""
         known = {"lr": log_lrs, "batch_tokens": np.full_like(log_lrs, math.log(self.at["batch_tokens"]))}
         if "timescale" in coordinates:
-            if not self.timescale:
-                raise UserError("optimizer.weight_decay: 0; the laws know only runs with weight decay")
-            known["timescale"] = math.log(self.timescale * self.lr) - log_lrs
+            known["timescale"] = np.log(timescale(self.fading * np.exp(log_lrs) / self.lr))
         return np.stack([known[name] for name in coordinates], -1)
 
 

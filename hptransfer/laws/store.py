@@ -17,7 +17,7 @@ from hptransfer.laws.pooled import Noise
 from hptransfer.laws.valley import COORDINATES
 
 FORMAT = "hptransfer laws"
-VERSION = 1
+VERSION = 2
 END = "complete"
 """The last key; a file without it was cut off."""
 
