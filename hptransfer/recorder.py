@@ -77,9 +77,9 @@ class RunRecorder:
     def finish(self, *, loss: float, status: str | None = None) -> Record:
         """Writes the result with the held-out loss in nats per token.
 
-        The status is diverged where the loss is not finite or has gone astray, stopped where steps are left, else
-        finished; `status` overrules. To a fit a stopped run is one that was losing: leave one that was cut short for
-        another reason without a result, or out of the fit.
+        The status is diverged where the loss is not finite or has gone astray, cut_short where steps are left, else
+        finished; `status` overrules. A fit leaves a run out that was cut short; a run that you stopped because it was
+        losing is evidence: say status="stopped".
         """
         if status is not None and status not in STATUSES:
             allowed = f"{', '.join(STATUSES)}{did_you_mean(status, list(STATUSES))}"
@@ -115,7 +115,7 @@ class RunRecorder:
         if self.diverged or not math.isfinite(loss):
             return "diverged"
         if self.step < self.watch.steps:
-            return "stopped"
+            return "cut_short"
         return "diverged" if self.watch.unrecovered else "finished"
 
 

@@ -1,6 +1,5 @@
 """Run records: the folder that a training run leaves; and rows, all that fits and reports ever see of a run."""
 
-import csv
 import hashlib
 import json
 import math
@@ -52,7 +51,10 @@ RECIPE = (
 )
 """What a law holds for: runs that differ in one of these are not pooled."""
 
-STATUSES = ("finished", "diverged", "stopped")
+STATUSES = ("finished", "diverged", "stopped", "cut_short")
+"""How a run ended. Stopped: pruned, because it was losing. Cut short: for a reason that says nothing of its loss."""
+CUT_SHORT = ("crashed", "failed", "killed", "preempted", "running")
+"""W&B's words for it, as an exported CSV has them."""
 
 
 @dataclass(frozen=True)
@@ -270,6 +272,7 @@ def row_of(values: Mapping[str, Any], source: str) -> Row:
     if values.get("loss") == "" and not values.get("status"):
         raise UserError(f"{source}: loss: empty; give a number, nan for a run that diverged, or a status")
     status = str(values.get("status") or ("diverged" if numbers["loss"] is None else "finished"))
+    status = "cut_short" if status in CUT_SHORT else status
     if status not in STATUSES:
         raise UserError(
             f"{source}: status: {status!r}; allowed: {', '.join(STATUSES)}{did_you_mean(status, list(STATUSES))}"
@@ -311,13 +314,15 @@ def _recipe_value(value: Any) -> str | float:
 def read_rows(paths: Sequence[Path | str], warn: Any = None, columns: Mapping[str, str] | None = None) -> list[Row]:
     """All ended runs of run folders, folders of runs and CSV files, each once; `warn(text)` hears what was left out.
 
-    `columns` maps a name of ours to a CSV's own: {"lr": "learning_rate"}.
+    `columns` maps a name of ours to a CSV's own: {"lr": "learning_rate"} (see csvrows.py).
     """
+    from hptransfer.csvrows import csv_rows
+
     say, theirs = warn or (lambda text: None), columns or {}
     rows = [
         row
         for path in map(Path, paths)
-        for row in (_csv_rows(path, say, theirs) if path.is_file() else _run_rows(path, say))
+        for row in (csv_rows(path, say, theirs) if path.is_file() else _run_rows(path, say))
     ]
     if not rows:
         raise UserError(f"{', '.join(map(str, paths))}: no ended run in it")
@@ -330,37 +335,3 @@ def _run_rows(folder: Path, say: Any) -> Iterable[Row]:
     if len(rows) < len(records):
         say(f"{folder}: {len(records) - len(rows)} of {len(records)} runs have not ended and are left out")
     return rows
-
-
-def _csv_rows(path: Path, say: Any, theirs: Mapping[str, str]) -> Iterable[Row]:
-    """The rows of a CSV with at least the columns `REQUIRED`; unknown columns are named, then ignored."""
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file)
-            columns = _renamed(reader, theirs, path)
-            lines = [(reader.line_num, values) for values in reader]
-    except (OSError, UnicodeDecodeError, csv.Error) as problem:
-        raise UserError(f"{path}: cannot read: {problem}") from None
-    known = [*NUMBERS, "status", *RECIPE]
-    for name in REQUIRED:
-        if name not in columns:
-            near = did_you_mean(name, columns)
-            raise UserError(
-                f"{path}: column {name!r} is missing{near}; needed: {', '.join(REQUIRED)}; it has {', '.join(columns)}"
-            )
-    if ignored := [column for column in columns if column not in known]:
-        say(f"{path}: ignored columns: {', '.join(ignored)}")
-    return [row_of(values, f"{path}:{line}") for line, values in lines]
-
-
-def _renamed(reader: "csv.DictReader[str]", theirs: Mapping[str, str], path: Path) -> list[str]:
-    """The CSV's columns under our names; UserError for a mapping of what is not there."""
-    known, columns = [*NUMBERS, "status", *RECIPE], [str(column) for column in reader.fieldnames or []]
-    for ours, column in theirs.items():
-        if ours not in known:
-            raise UserError(f"--map {ours}={column}: {ours!r} is no column of ours{did_you_mean(ours, known)}")
-        if column not in columns:
-            raise UserError(f"{path}: --map {ours}={column}: no such column{did_you_mean(column, columns)}")
-    ours_of = {column: ours for ours, column in theirs.items()}
-    reader.fieldnames = [ours_of.get(column, column) for column in columns]
-    return list(reader.fieldnames)

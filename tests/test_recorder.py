@@ -68,7 +68,7 @@ def test_the_keys_are_those_of_train(on_text: Any, tmp_path: Path) -> None:
     ("losses", "final", "status"),
     [
         (falling(10), 4.0, "finished"),
-        (falling(9), 4.0, "stopped"),
+        (falling(9), 4.0, "cut_short"),
         ([*falling(5), math.nan], 4.0, "diverged"),
         (falling(10), math.inf, "diverged"),
         ([*falling(4), *[20.0] * 6], 4.0, "diverged"),

@@ -1,6 +1,5 @@
 """Run records: their names, their files, and the rows that fits and reports read."""
 
-import csv
 import json
 import math
 from collections.abc import Callable
@@ -321,91 +320,6 @@ def test_rows_of_folders_each_once_and_what_is_left_out_is_said(tmp_path: Path) 
         read_rows([tmp_path / "runs" / "c"])
     with pytest.raises(UserError, match=r"nowhere: no such file or folder"):
         read_rows([tmp_path / "nowhere"])
-
-
-HEAD = "params,tokens,lr,batch_tokens,loss"
-BAD_CSV = {
-    f"{HEAD}\n1000,2e4,fast,64,2.5": "runs.csv:2: lr: expected a number, got 'fast'",
-    f"{HEAD}\n1000,2e4,-1,64,2.5": "runs.csv:2: lr: expected a positive number, got '-1'",
-    f"{HEAD}\n1000,2e4,,64,2.5": "runs.csv:2: lr: expected a positive number, got ''",
-    f"{HEAD}\n1000,2e4,0.1,64,2.5\n1000,2e4,0.1,64": None,
-    f"{HEAD},status\n1000,2e4,0.1,64,2.5,finishd": "runs.csv:2: status: 'finishd'; allowed: finished, diverged, "
-    "stopped; did you mean 'finished'?",
-    f"{HEAD},status\n1000,2e4,0.1,64,nan,finished": "runs.csv:2: loss: a finished run needs a finite number, got 'nan'",
-    f"{HEAD}\n\n1000,2e4,0.1,64,2.5\n\n1000,2e4,fast,64,2.5": "runs.csv:5: lr: expected a number, got 'fast'",
-    "params,tokens,lrs,batch_tokens,loss\n1,1,1,1,1": "runs.csv: column 'lr' is missing; did you mean 'lrs'?; needed: "
-    "params, tokens, lr, batch_tokens, loss; it has params, tokens, lrs, batch_tokens, loss",
-    f"{HEAD},seed\n1000,2e4,0.1,64,2.5,1.5": "runs.csv:2: seed: expected a whole number, got '1.5'",
-    HEAD: "runs.csv: no ended run in it",
-}
-
-
-@pytest.mark.parametrize("text", BAD_CSV)
-def test_a_bad_csv_is_one_line(tmp_path: Path, text: str) -> None:
-    path = write(tmp_path / "runs.csv", text)
-    if BAD_CSV[text] is None:
-        assert [row.status for row in read_rows([path])] == ["finished", "diverged"]
-        return
-    with pytest.raises(UserError) as caught:
-        read_rows([path])
-    assert str(caught.value).replace(f"{tmp_path}/", "") == BAD_CSV[text]
-
-
-def test_a_good_csv(tmp_path: Path) -> None:
-    """With a byte order mark, as spreadsheets write it, and columns that nobody knows."""
-    text = (
-        f"\ufeff{HEAD},seed,base_width,optimizer,note,mood\n1e3,2e4,1e-2,64,2.5,3,16,adamw,x,y\n1e3,2e4,1,64,inf,,,,,\n"
-    )
-    (tmp_path / "runs.csv").write_text(text, encoding="utf-8")
-    said: list[str] = []
-    rows = read_rows([tmp_path / "runs.csv"], said.append)
-    assert said == [f"{tmp_path}/runs.csv: ignored columns: note, mood"]
-    assert (rows[0].params, rows[0].lr, rows[0].seed) == (1000, 0.01, 3)
-    assert rows[0].recipe == {"base_width": 16.0, "optimizer": "adamw"}
-    assert (rows[1].status, math.isnan(rows[1].loss), rows[1].seed, rows[1].recipe) == ("diverged", True, None, {})
-    assert [row.source for row in rows] == [f"{tmp_path}/runs.csv:2", f"{tmp_path}/runs.csv:3"]
-
-
-def test_bytes_that_are_no_text(tmp_path: Path) -> None:
-    (tmp_path / "runs.csv").write_bytes(HEAD.encode("utf-16"))
-    with pytest.raises(UserError, match=r"runs\.csv: cannot read: 'utf-8' codec"):
-        read_rows([tmp_path / "runs.csv"])
-
-
-positive = st.floats(1e-9, 1e12)
-optional = st.none() | positive
-
-
-@given(
-    st.lists(
-        st.fixed_dictionaries(
-            dict.fromkeys(HEAD.split(","), positive)
-            | {"weight_decay": optional, "width": optional, "seed": st.none() | st.integers(0, 10**9)}
-        ),
-        min_size=1,
-        max_size=4,
-    )
-)
-@FILES
-def test_rows_survive_a_csv(tmp_path: Path, values: list[dict[str, Any]]) -> None:
-    path = tmp_path / "runs.csv"
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, values[0])
-        writer.writeheader()
-        writer.writerows(values)
-    rows = read_rows([path])
-    assert [{name: getattr(row, name) for name in values[0]} for row in rows] == values
-
-
-@given(st.text(alphabet='params,tokelrbchi_01.e-\n"\r\x00', max_size=60), st.booleans())
-@FILES
-def test_any_text_as_csv_is_read_or_refused_in_one_line(tmp_path: Path, text: str, headed: bool) -> None:
-    path = tmp_path / "runs.csv"
-    path.write_text(f"{HEAD}\n{text}" if headed else text, newline="")
-    try:
-        read_rows([path])
-    except UserError as problem:
-        assert str(path) in str(problem)
 
 
 @pytest.mark.parametrize(("name", "bad"), [("params", 0), ("tokens", None), ("lr", math.inf), ("batch_tokens", "x")])

@@ -168,11 +168,13 @@ def test_stopped_runs_differing_recipes_and_twins_are_named(tmp_path: Path) -> N
     make_sweep(tmp_path / "runs", widths=[64])
     make_sweep(tmp_path / "runs", widths=[64], parametrization="sp")
     make_run(tmp_path / "runs" / "stopped", lr=0.5, status="stopped")
+    make_run(tmp_path / "runs" / "cut", lr=0.6, status="cut_short")
     twin = make_run(tmp_path / "runs" / "twin", loss=4.0)
     (twin / "config.yaml").write_text((twin / "config.yaml").read_text().replace("0.02", "0.1"))
     text = report(tmp_path, tmp_path / "runs").text
-    assert "1 of 14 runs were stopped early" in text
-    assert "They differ in parametrization: completep (8), sp (6)." in text
+    assert "1 of 15 runs were stopped early" in text
+    assert "1 of 15 runs were cut short; a fit leaves them out" in text
+    assert "They differ in parametrization: completep (9), sp (6)." in text
     assert "they differ in parametrization.init_std." in text
 
 

@@ -151,10 +151,10 @@ def _label(row: Row) -> str:
 
 
 def _curve(rows: Sequence[Row]) -> tuple[Setting, ...]:
-    """At each lr the setting of lowest loss; a stopped run says nothing of where it would have ended."""
+    """At each lr the setting of lowest loss; a run that did not end by itself does not say where it would have."""
     groups: dict[tuple[float, float, float], list[Row]] = {}
     for row in rows:
-        if row.status != "stopped":
+        if row.status in ("finished", "diverged"):
             groups.setdefault((row.lr, row.batch_tokens, row.weight_decay or 0.0), []).append(row)
     best: dict[float, Setting] = {}
     for setting in map(_setting, groups.values()):

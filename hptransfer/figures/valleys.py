@@ -167,7 +167,7 @@ def _legend(figure: Figure, cells: Sequence[Cell], colours: Mapping[Any, Any]) -
     if any(cell.optimum and cell.optimum.edge in ("lowest", "highest") for cell in cells):
         handles.append(legend_handle(">", "best at the edge of the sweep", MARK))
     if any(math.isnan(loss_of(row)) for cell in cells for row in cell.rows):
-        handles.append(legend_handle("x", "diverged or stopped", MUTED))
+        handles.append(legend_handle("x", "diverged, stopped or cut short", MUTED))
     figure.legend(handles=handles, loc="outside lower center", ncols=3)
 
 

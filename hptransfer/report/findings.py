@@ -79,6 +79,8 @@ def _lost(rows: Sequence[Row], cells: Sequence[Cell]) -> list[Finding]:
                 stopped,
             )
         )
+    if cut := tuple(row for row in rows if row.status == "cut_short"):
+        found.append(Finding(f"{len(cut)} of {len(rows)} runs were cut short; a fit leaves them out.", cut))
     return found
 
 

@@ -42,10 +42,12 @@ def write_report(
     output: Path,
     warn: Callable[[str], None] | None = None,
     title: str | None = None,
+    columns: Mapping[str, str] | None = None,
 ) -> Path:
     """One HTML file on the runs below `paths` (run folders, folders of runs, CSV files) and, where given, their laws.
 
-    It opens offline and holds all that it shows. `warn` hears what was left out, which the page says too.
+    It opens offline and holds all that it shows. `warn` hears what was left out, which the page says too; `columns`
+    maps our names to those of CSV files.
     UserError where there is no ended run, or the file cannot be written.
     """
     heard: list[str] = []
@@ -55,7 +57,7 @@ def write_report(
         if warn:
             warn(text)
 
-    rows = rows_from(paths, warn=say)
+    rows = rows_from(paths, warn=say, columns=columns)
     page = render(rows, laws, heard, title or "Hyperparameter transfer report")
     write_atomic(Path(output), page.encode(errors="replace"))  # a file name need not be UTF-8
     return Path(output)
