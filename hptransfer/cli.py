@@ -6,7 +6,7 @@ import re
 import signal
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from hptransfer import verbs
 from hptransfer.errors import UserError
@@ -16,161 +16,6 @@ from hptransfer.verbs import say
 OVERRIDES = "a.b=v overrides a config key; --a.b=v does too"
 OVERRIDE = re.compile(r"(--)?(model|parametrization|optimizer|schedule|data|train|tracking)(\.[\w.]+)?=")
 """Read before argparse, which would take one with a space in its value for the config's name."""
-
-
-def parser() -> argparse.ArgumentParser:
-    """All verbs; a verb's help is its function's docstring."""
-    root = argparse.ArgumentParser(prog="hptransfer", description="Tune small, train big, with evidence.")
-    subparsers = root.add_subparsers(dest="verb", metavar="VERB", required=True)
-
-    def verb(action: Callable[[argparse.Namespace], int], *options: tuple[Any, ...], overrides: bool = False) -> None:
-        about = (action.__doc__ or "").strip()
-        added = subparsers.add_parser(
-            action.__name__, help=about, description=about, allow_abbrev=False, epilog=OVERRIDES if overrides else None
-        )
-        added.set_defaults(action=action, takes_overrides=overrides)
-        for *names, settings in options:
-            added.add_argument(*names, **settings)
-
-    config = ("config", {"help": "run config (YAML)"})
-    runs = ("--runs", {"default": "runs", "metavar": "DIR", "help": "folder of run records (default: runs)"})
-    workers = ("--workers", {"type": int, "metavar": "N", "help": "processes (default: one per core)"})
-    laws = ("laws", {"help": "laws file (YAML)"})
-    as_json = ("--json", {"action": "store_true", "help": "print JSON"})
-    output = ("-o", "--output", {"required": True, "metavar": "FILE"})
-    records = (
-        "runs",
-        {"nargs": "+", "metavar": "RUNS", "help": "run folders, folders of runs, CSV files, wandb:entity/project"},
-    )
-    columns = (
-        "--map",
-        {
-            "action": "append",
-            "default": [],
-            "metavar": "OURS=THEIRS[*FACTOR]",
-            "help": "a CSV's column, times a number or another column; repeatable",
-        },
-    )
-    batch = ("--batch-tokens", {"type": float, "metavar": "B", "help": "fix the batch; lr moves with it"})
-
-    verb(verbs.train, config, runs, overrides=True)
-    verb(verbs.explain, config, as_json, overrides=True)
-    verb(verbs.export, config, output, overrides=True)
-    verb(
-        verbs.table,
-        ("name", {}),
-        ("optimizer", {"nargs": "?", "help": "adamw, sgd, muon, shampoo, soap or kfac (default: the first it has)"}),
-        ("--weight-decay", {"choices": sorted(WEIGHT_DECAY), "help": "over width (default: the paper's)"}),
-        ("--embedding-lr", {"choices": sorted(EMBEDDING_LR), "help": "over width (default: the paper's)"}),
-        ("--one-eps", {"action": "store_true", "help": "scale_eps: false"}),
-        ("--decay-vectors", {"action": "store_true", "help": "decay gains and biases too"}),
-    )
-    how = (
-        ("--retry-failed", {"action": "store_true", "help": "run failed runs again"}),
-        ("--timeout", {"type": float, "metavar": "SECONDS", "help": "of one local trial"}),
-        ("--trials-per-device", {"type": int, "default": 1, "metavar": "K", "help": "on each accelerator at a time"}),
-        ("--executor", {"default": "local", "help": "local (default), slurm or ray"}),
-        ("--option", {"action": "append", "default": [], "metavar": "KEY=V", "help": "for the executor; repeatable"}),
-    )
-    depth = (
-        ("--deepen", {"type": times, "metavar": "Kx", "help": "go on from finished runs to K times their length"}),
-        ("--best", {"type": int, "metavar": "N", "help": "with --deepen: the N best of each size alone"}),
-    )
-    sweep_file = ("sweep", {"help": "sweep file (YAML, as W&B's)"})
-    seed = ("--seed", {"type": int, "default": 0, "help": "of a random sweep's draws"})
-    design = ("--design", {"choices": ("random", "qmc"), "default": "random", "help": "how a random sweep draws"})
-    verb(
-        verbs.sweep,
-        sweep_file,
-        runs,
-        workers,
-        seed,
-        design,
-        ("--dry-run", {"action": "store_true", "help": "list the runs and their cost"}),
-        *depth,
-        ("--share", {"action": "store_true", "help": "work beside another process that runs this sweep"}),
-        *how,
-    )
-    verb(verbs.status, sweep_file, runs, workers, seed, design, *depth, as_json)
-    verb(
-        verbs.check,
-        config,
-        ("--width", {"type": sizes, "metavar": "N,N,...", "help": "widths to compare"}),
-        ("--depth", {"type": sizes, "metavar": "N,N,...", "help": "depths to compare"}),
-        ("--steps", {"type": int, "default": 10, "metavar": "N"}),
-        ("--seeds", {"type": int, "default": 3, "metavar": "N"}),
-        runs,
-        workers,
-        ("-o", "--output", {"metavar": "FILE", "help": "also write figures (HTML)"}),
-        as_json,
-        overrides=True,
-    )
-    verb(
-        verbs.fit,
-        records,
-        output,
-        ("--pool", {"action": "store_true", "help": "pool runs of different recipes"}),
-        columns,
-    )
-    verb(
-        verbs.predict,
-        ("laws", {"nargs": "?", "help": "laws file (YAML); none with --law"}),
-        ("--law", {"metavar": "NAME", "help": "a published law instead (hptransfer laws list)"}),
-        ("--params", {"type": float, "metavar": "N", "help": "non-embedding parameters"}),
-        ("--tokens", {"type": float, "metavar": "D"}),
-        ("--config", {"metavar": "CONFIG", "help": "take the size from a run config"}),
-        batch,
-        as_json,
-        overrides=True,
-    )
-    verb(
-        verbs.laws,
-        ("what", {"choices": ("list", "show")}),
-        ("name", {"nargs": "?", "help": "of a published law, for show"}),
-    )
-    verb(verbs.compare, laws, records, columns)
-    verb(
-        verbs.ladder,
-        ("--target", {"required": True, "metavar": "CONFIG", "dest": "config", "help": "the target's run config"}),
-        ("--budget", {"required": True, "type": percent, "metavar": "P%", "help": "of the FLOPs of the target's run"}),
-        ("--batch", {"action": "store_true", "help": "sweep lr and batch together"}),
-        output,
-        overrides=True,
-    )
-    verb(verbs.transfer, laws, ("target", {"help": "the target's run config"}), output, batch, overrides=True)
-    verb(
-        verbs.confirm,
-        ("config", {"help": "the target's run config as transfer wrote it"}),
-        ("--budget", {"required": True, "type": percent, "metavar": "P%", "help": "of the FLOPs of the target's run"}),
-        ("--run", {"action": "store_true", "help": "train the rung and judge (without: only the plan)"}),
-        ("--laws", {"default": "laws.yaml", "metavar": "FILE", "help": "that transfer used (default: laws.yaml)"}),
-        ("--evidence", {"nargs": "+", "metavar": "RUNS", "help": "that the laws were fitted to (default: --runs)"}),
-        columns,
-        (
-            "--tolerate",
-            {"type": percent, "default": "0.5%", "metavar": "P%", "help": "regret (default: 0.5%% of the loss)"},
-        ),
-        ("-o", "--output", {"metavar": "FILE", "help": "the laws fitted again (default: LAWS_confirmed.yaml)"}),
-        runs,
-        workers,
-        *how,
-        overrides=True,
-    )
-    verb(verbs.report, records, ("--laws", {"metavar": "FILE"}), columns, output)
-    verb(
-        verbs.wandb,
-        ("what", {"choices": ("sync", "publish", "workspace")}),
-        ("runs", {"nargs": "*", "default": ["runs"], "metavar": "RUNS", "help": "for sync, publish (default: runs)"}),
-        ("--project", {"metavar": "ENTITY/PROJECT"}),
-        ("--laws", {"metavar": "FILE", "help": "for publish: laws to draw"}),
-        ("--tuned", {"metavar": "CONFIG", "help": "for publish: the target's config, as an artifact"}),
-        ("--report", {"metavar": "HTML", "help": "for publish: the page that report wrote"}),
-        columns,
-    )
-    verb(verbs.doctor, runs)
-    verb(verbs.schema)
-    verb(verbs.quickstart, runs, workers, overrides=True)
-    return root
 
 
 def sizes(text: str) -> list[int]:
@@ -186,6 +31,185 @@ def times(text: str) -> int:
 def percent(text: str) -> float:
     """`5%` as a fraction."""
     return float(text.removesuffix("%")) / 100
+
+
+Option = tuple[tuple[str, ...], dict[str, Any]]
+
+
+def option(*names: str, **settings: Any) -> Option:
+    """What `argparse.ArgumentParser.add_argument` takes."""
+    return names, settings
+
+
+class Verb(NamedTuple):
+    """A verb's function, whose docstring is its help; its options; whether it takes overrides."""
+
+    action: Callable[[argparse.Namespace], int]
+    options: Sequence[Option] = ()
+    overrides: bool = False
+
+
+CONFIG = option("config", help="run config (YAML)")
+RUNS = option("--runs", default="runs", metavar="DIR", help="folder of run records (default: runs)")
+WORKERS = option("--workers", type=int, metavar="N", help="processes (default: one per core)")
+LAWS = option("laws", help="laws file (YAML)")
+AS_JSON = option("--json", action="store_true", help="print JSON")
+OUTPUT = option("-o", "--output", required=True, metavar="FILE")
+RECORDS = option(
+    "runs", nargs="+", metavar="RUNS", help="run folders, folders of runs, CSV files, wandb:entity/project"
+)
+COLUMNS = option(
+    "--map",
+    action="append",
+    default=[],
+    metavar="OURS=THEIRS[*FACTOR]",
+    help="a CSV's column, times a number or another column; repeatable",
+)
+BATCH = option("--batch-tokens", type=float, metavar="B", help="fix the batch; lr moves with it")
+BUDGET = option("--budget", required=True, type=percent, metavar="P%", help="of the FLOPs of the target's run")
+WHICH = (
+    option("sweep", help="sweep file (YAML, as W&B's)"),
+    RUNS,
+    WORKERS,
+    option("--seed", type=int, default=0, help="of a random sweep's draws"),
+    option("--design", choices=("random", "qmc"), default="random", help="how a random sweep draws"),
+    option("--deepen", type=times, metavar="Kx", help="go on from finished runs to K times their length"),
+    option("--best", type=int, metavar="N", help="with --deepen: the N best of each size alone"),
+)
+"""Of which runs a sweep has."""
+HOW = (
+    option("--retry-failed", action="store_true", help="run failed runs again"),
+    option("--timeout", type=float, metavar="SECONDS", help="of one local trial"),
+    option("--trials-per-device", type=int, default=1, metavar="K", help="on each accelerator at a time"),
+    option("--executor", default="local", help="local (default), slurm or ray"),
+    option("--option", action="append", default=[], metavar="KEY=V", help="for the executor; repeatable"),
+)
+"""Of how runs are trained."""
+
+VERBS = (
+    Verb(verbs.train, (CONFIG, RUNS), overrides=True),
+    Verb(verbs.explain, (CONFIG, AS_JSON), overrides=True),
+    Verb(verbs.export, (CONFIG, OUTPUT), overrides=True),
+    Verb(
+        verbs.table,
+        (
+            option("name"),
+            option("optimizer", nargs="?", help="adamw, sgd, muon, shampoo, soap or kfac (default: the first it has)"),
+            option("--weight-decay", choices=sorted(WEIGHT_DECAY), help="over width (default: the paper's)"),
+            option("--embedding-lr", choices=sorted(EMBEDDING_LR), help="over width (default: the paper's)"),
+            option("--one-eps", action="store_true", help="scale_eps: false"),
+            option("--decay-vectors", action="store_true", help="decay gains and biases too"),
+        ),
+    ),
+    Verb(
+        verbs.sweep,
+        (
+            *WHICH,
+            option("--dry-run", action="store_true", help="list the runs and their cost"),
+            option("--share", action="store_true", help="work beside another process that runs this sweep"),
+            *HOW,
+        ),
+    ),
+    Verb(verbs.status, (*WHICH, AS_JSON)),
+    Verb(
+        verbs.check,
+        (
+            CONFIG,
+            option("--width", type=sizes, metavar="N,N,...", help="widths to compare"),
+            option("--depth", type=sizes, metavar="N,N,...", help="depths to compare"),
+            option("--steps", type=int, default=10, metavar="N"),
+            option("--seeds", type=int, default=3, metavar="N"),
+            RUNS,
+            WORKERS,
+            option("-o", "--output", metavar="FILE", help="also write figures (HTML)"),
+            AS_JSON,
+        ),
+        overrides=True,
+    ),
+    Verb(
+        verbs.fit,
+        (RECORDS, OUTPUT, option("--pool", action="store_true", help="pool runs of different recipes"), COLUMNS),
+    ),
+    Verb(
+        verbs.predict,
+        (
+            option("laws", nargs="?", help="laws file (YAML); none with --law"),
+            option("--law", metavar="NAME", help="a published law instead (hptransfer laws list)"),
+            option("--params", type=float, metavar="N", help="non-embedding parameters"),
+            option("--tokens", type=float, metavar="D"),
+            option("--config", metavar="CONFIG", help="take the size from a run config"),
+            BATCH,
+            AS_JSON,
+        ),
+        overrides=True,
+    ),
+    Verb(
+        verbs.laws,
+        (option("what", choices=("list", "show")), option("name", nargs="?", help="of a published law, for show")),
+    ),
+    Verb(verbs.compare, (LAWS, RECORDS, COLUMNS)),
+    Verb(
+        verbs.ladder,
+        (
+            option("--target", required=True, metavar="CONFIG", dest="config", help="the target's run config"),
+            BUDGET,
+            option("--batch", action="store_true", help="sweep lr and batch together"),
+            OUTPUT,
+        ),
+        overrides=True,
+    ),
+    Verb(verbs.transfer, (LAWS, option("target", help="the target's run config"), OUTPUT, BATCH), overrides=True),
+    Verb(
+        verbs.confirm,
+        (
+            option("config", help="the target's run config as transfer wrote it"),
+            BUDGET,
+            option("--run", action="store_true", help="train the rung and judge (without: only the plan)"),
+            option("--laws", default="laws.yaml", metavar="FILE", help="that transfer used (default: laws.yaml)"),
+            option("--evidence", nargs="+", metavar="RUNS", help="that the laws were fitted to (default: --runs)"),
+            COLUMNS,
+            option(
+                "--tolerate", type=percent, default="0.5%", metavar="P%", help="regret (default: 0.5%% of the loss)"
+            ),
+            option("-o", "--output", metavar="FILE", help="the laws fitted again (default: LAWS_confirmed.yaml)"),
+            RUNS,
+            WORKERS,
+            *HOW,
+        ),
+        overrides=True,
+    ),
+    Verb(verbs.report, (RECORDS, option("--laws", metavar="FILE"), COLUMNS, OUTPUT)),
+    Verb(
+        verbs.wandb,
+        (
+            option("what", choices=("sync", "publish", "workspace")),
+            option("runs", nargs="*", default=["runs"], metavar="RUNS", help="for sync, publish (default: runs)"),
+            option("--project", metavar="ENTITY/PROJECT"),
+            option("--laws", metavar="FILE", help="for publish: laws to draw"),
+            option("--tuned", metavar="CONFIG", help="for publish: the target's config, as an artifact"),
+            option("--report", metavar="HTML", help="for publish: the page that report wrote"),
+            COLUMNS,
+        ),
+    ),
+    Verb(verbs.doctor, (RUNS,)),
+    Verb(verbs.schema),
+    Verb(verbs.quickstart, (RUNS, WORKERS), overrides=True),
+)
+
+
+def parser() -> argparse.ArgumentParser:
+    """All verbs."""
+    root = argparse.ArgumentParser(prog="hptransfer", description="Tune small, train big, with evidence.")
+    subparsers = root.add_subparsers(dest="verb", metavar="VERB", required=True)
+    for action, options, overrides in VERBS:
+        about = (action.__doc__ or "").strip()
+        added = subparsers.add_parser(
+            action.__name__, help=about, description=about, allow_abbrev=False, epilog=OVERRIDES if overrides else None
+        )
+        added.set_defaults(action=action, takes_overrides=overrides)
+        for names, settings in options:
+            added.add_argument(*names, **settings)
+    return root
 
 
 def main(argv: Sequence[str] | None = None) -> int:

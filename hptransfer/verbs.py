@@ -66,16 +66,7 @@ def sweep(args: argparse.Namespace) -> int:
 
     with data_bar() as on_data:
         result = run_sweep(
-            args.sweep,
-            runs=args.runs,
-            seed=args.seed,
-            dry_run=args.dry_run,
-            design=args.design,
-            share=args.share,
-            deepen=args.deepen,
-            best=args.best,
-            on_data=on_data,
-            **_how(args),
+            args.sweep, dry_run=args.dry_run, share=args.share, on_data=on_data, **_which(args), **_how(args)
         )
     print(result.to_text())
     return 1 if result.failed else 0
@@ -86,15 +77,7 @@ def status(args: argparse.Namespace) -> int:
     from hptransfer.records import to_json
     from hptransfer.sweeps import status as look
 
-    found = look(
-        args.sweep,
-        runs=args.runs,
-        workers=args.workers,
-        seed=args.seed,
-        design=args.design,
-        deepen=args.deepen,
-        best=args.best,
-    )
+    found = look(args.sweep, workers=args.workers, **_which(args))
     print(to_json(found.to_dict(), indent=2) if args.json else found.to_text())
     return 0
 
@@ -249,6 +232,11 @@ def confirm(args: argparse.Namespace) -> int:
     except UserError as problem:
         say(f"the laws are not fitted again: {problem}")
     return 0 if verdict.go else 1
+
+
+def _which(args: argparse.Namespace) -> dict[str, Any]:
+    """What the command line says of which runs a sweep has."""
+    return {name: getattr(args, name) for name in ("runs", "seed", "design", "deepen", "best")}
 
 
 def _how(args: argparse.Namespace) -> dict[str, Any]:
