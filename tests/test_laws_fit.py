@@ -173,7 +173,28 @@ def test_trajectory_invariance_is_checked(by_lr: float, answer: str, tmp_path: P
     assert f"trajectory invariance: {found}" in laws.summary()
     laws.save(tmp_path / "laws.yaml")
     assert Laws.load(tmp_path / "laws.yaml").checks == laws.checks
+    rows[7] = replace(rows[7], loss=7.5)
+    assert fit(rows, resamples=0, validate=False).checks["trajectory invariance"].startswith(answer[:-6])
     assert fit([row for row in rows if row.weight_decay == 0.5], resamples=0, validate=False).checks == {}
+
+
+def test_a_diverged_run_whose_lr_is_not_to_blame_is_left_out() -> None:
+    """Of three runs at one point two have finished: something else than the lr broke the third."""
+    rows = lines(QUIET, sizes=SIZES[:2])
+    best = min(rows, key=lambda row: row.loss)
+    rows = [*rows, replace(best, seed=1)]
+    laws = fit([*rows, replace(best, status="diverged", loss=math.nan)])
+    assert laws.coefficients == pytest.approx(fit(rows).coefficients)
+    assert any("1 diverged runs are left out" in warning for warning in laws.warnings)
+
+
+def test_a_best_batch_at_the_end_of_the_sweep_is_named() -> None:
+    rows = [
+        Row(1e6, 2e7, lr, batch, 3 * (1 + 0.03 * math.log(lr / 4e-3) ** 2 + 0.02 * math.log(batch / 1e4) ** 2))
+        for lr in (1e-3, 2e-3, 4e-3, 8e-3)
+        for batch in (2e4, 4e4, 8e4, 16e4)
+    ]
+    assert any("low end of its sweep; sweep smaller batches" in warning for warning in fit(rows).warnings)
 
 
 def test_weight_decay_alone() -> None:

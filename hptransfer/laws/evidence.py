@@ -91,6 +91,7 @@ def gather(rows: Sequence[Row], pool: bool = False) -> Evidence:
     recipe, warnings = _recipe(rows, pool)
     warnings += cut_short
     coordinates, used = _coordinates([row for row in rows if row.status != "stopped"], warnings)
+    used = _by_their_lr(used, warnings)
     if not any(_finite(row) for row in used):
         raise UserError(f"none of the {len(used)} usable runs finished with a finite loss: there is nothing to fit")
     groups = _with_stopped(used, [row for row in rows if row.status == "stopped"], coordinates, warnings)
@@ -153,7 +154,10 @@ def _recipe(rows: Sequence[Row], pool: bool) -> tuple[dict[str, str | float], li
             "runs of different recipes are not one law (--pool fits them as one)\n  " + "\n  ".join(differing)
         )
     shared = {key: next(iter(counts[key])) for key in keys if len(counts[key]) == 1}
-    return shared, [f"pooled over different recipes: {line}" for line in differing]
+    warnings = [f"pooled over different recipes: {line}" for line in differing]
+    if "parametrization" not in keys:
+        warnings.append("the runs do not say their parametrization: their lr is taken for that of sp")
+    return shared, warnings
 
 
 def _coordinates(rows: list[Row], warnings: list[str]) -> tuple[tuple[str, ...], list[Row]]:
@@ -170,6 +174,19 @@ def _coordinates(rows: list[Row], warnings: list[str]) -> tuple[tuple[str, ...],
         )
     names = {"weight_decay": "timescale"}
     return tuple(names.get(name, name) for name in swept), rows
+
+
+def _by_their_lr(rows: list[Row], warnings: list[str]) -> list[Row]:
+    """Without the diverged runs whose lr is not to blame: more runs at the same point have finished."""
+
+    def place(row: Row) -> tuple[object, ...]:
+        return row.params, row.width, row.depth, row.tokens, row.lr, row.batch_tokens, row.weight_decay
+
+    finished, gone = (Counter(place(row) for row in rows if _finite(row) is good) for good in (True, False))
+    kept = [row for row in rows if _finite(row) or finished[place(row)] <= gone[place(row)]]
+    if left := len(rows) - len(kept):
+        warnings.append(f"{left} diverged runs are left out: more runs with the same lr, batch and decay have finished")
+    return kept
 
 
 def _with_stopped(

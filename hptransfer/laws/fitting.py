@@ -245,6 +245,11 @@ def _guards(laws: Laws) -> list[str]:
         for one in laws.cells
         if one.edge
     ]
+    for end, other in (("low", "smaller"), ("high", "larger")):
+        if cells := [one for one in laws.cells if _batch_edge(one) == end]:
+            more = f" and {len(cells) - 1} more" if len(cells) > 1 else ""
+            lies = f"the best batch lies at or beyond the {end} end of its sweep"
+            warnings.append(f"{cell_name(cells[-1])}{more}: {lies}; sweep {other} batches")
     few = sum(one.cell.runs - one.cell.diverged < FEW_RUNS for one in laws.cells)
     if few * 2 > len(laws.cells):
         warnings.append(
@@ -258,6 +263,15 @@ def _guards(laws: Laws) -> list[str]:
     if laws.validation and not laws.validated:
         warnings.append("the optima of the largest cells were not predicted from the others: no range is validated")
     return warnings
+
+
+def _batch_edge(one: FittedCell) -> str | None:
+    """Which end of the cell's sweep the best batch lies at or beyond."""
+    best, cell = one.optimum.get("batch_tokens"), one.cell
+    if best is None or cell.lowest_batch == cell.highest_batch:
+        return None
+    low, high = math.log(cell.lowest_batch), math.log(cell.highest_batch)
+    return "low" if best <= low else "high" if best >= high else None
 
 
 def cell_name(one: FittedCell) -> str:

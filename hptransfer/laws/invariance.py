@@ -12,11 +12,13 @@ import numpy as np
 from hptransfer.laws.evidence import Evidence
 from hptransfer.laws.pooled import STUDENT, Pooled
 from hptransfer.laws.timescale import fading
-from hptransfer.laws.valley import evaluate
+from hptransfer.laws.valley import Booleans, evaluate
 
 EQUAL = 0.02
 """Products and batches that differ by less than this in ln are equal."""
 NORMAL_95 = 1.645
+ASTRAY = 6.0
+"""A run that lies more than this many sd of the noise above the fitted valley fell off the cliff, and tells nothing."""
 
 
 def invariance(evidence: Evidence, pooled: Pooled) -> str | None:
@@ -25,13 +27,14 @@ def invariance(evidence: Evidence, pooled: Pooled) -> str | None:
     Scatter within groups of equal product, over the noise that the fit has found, against the 95 % quantile of
     chi-squared (by Wilson & Hilferty, PNAS 17, 1931).
     """
-    groups = list(_groups(evidence, pooled))
-    if not groups:
-        return None
     problem = pooled.problem
     away = problem.x - pooled.optima[problem.cell]
     slopes = evaluate(problem.coordinates, problem.split(pooled.coefficients)[1], away)
     variance = pooled.noise.variance(slopes.ridge, slopes.excess)[0] * STUDENT / (STUDENT - 2)
+    astray = problem.y - pooled.floors[problem.cell] - slopes.excess > ASTRAY * np.sqrt(variance)
+    groups = list(_groups(evidence, pooled, problem.finished & ~astray))
+    if not groups:
+        return None
     surprise = scatter = noise = 0.0
     for group in groups:
         weight, y = 1 / variance[group], problem.y[group]
@@ -48,10 +51,10 @@ def invariance(evidence: Evidence, pooled: Pooled) -> str | None:
     )
 
 
-def _groups(evidence: Evidence, pooled: Pooled) -> Iterator[list[int]]:
-    """Finished runs of one cell, batch and product, with at least two lrs."""
+def _groups(evidence: Evidence, pooled: Pooled, counted: Booleans) -> Iterator[list[int]]:
+    """Those of the counted runs of one cell, batch and product, with at least two lrs."""
     found: dict[tuple[int, int, int], list[int]] = {}
-    for i in np.flatnonzero(pooled.problem.finished):
+    for i in np.flatnonzero(counted):
         row = evidence.rows[i]
         if fades := fading(row):
             product, batch = math.log(fades * row.batch_tokens / row.tokens), math.log(row.batch_tokens)
