@@ -13,8 +13,10 @@ from pathlib import Path
 from hptransfer.errors import UserError, did_you_mean
 from hptransfer.records import NUMBERS, RECIPE, REQUIRED, Row, row_of
 
-KNOWN = (*NUMBERS, "status", "steps", *RECIPE)
-"""Columns that are read; `steps` (of the optimizer) only to check steps x batch_tokens = tokens."""
+KNOWN = (*NUMBERS, "status", "diverged", "steps", *RECIPE)
+"""Columns that are read; `diverged` (true or false) instead of a status, `steps` (of the optimizer) only to check
+steps x batch_tokens = tokens."""
+TRUTH = {"true": "diverged", "1": "diverged", "false": "", "0": "", "": ""}
 SHOWN = 10
 """Problems named one by one."""
 ROUNDING = 0.02
@@ -61,7 +63,7 @@ def csv_rows(path: Path, say: Callable[[str], None], columns: Mapping[str, str])
     sources = _sources(header, columns, path)
     used = {name for source in sources.values() for name in (source.column, source.factor)}
     if ignored := [column for column in header if column not in used]:
-        say(f"{path}: ignored columns: {', '.join(ignored)}")
+        say(f"{path}: ignored columns: {', '.join(ignored)}{_repeats(header, lines, ignored, sources)}")
     found: list[Line] = []
     problems: list[str] = []
     for number, fields in lines:
@@ -111,11 +113,34 @@ def _sources(header: Sequence[str], columns: Mapping[str, str], path: Path) -> d
     return sources
 
 
+def _repeats(
+    header: Sequence[str],
+    lines: Sequence[tuple[int, Sequence[str]]],
+    ignored: Sequence[str],
+    sources: Mapping[str, Source],
+) -> str:
+    """What to a reader of the known columns looks like the same run again, and by which ignored columns it is not."""
+    outcome = {sources[name].column for name in ("loss", "status", "diverged", "seed") if name in sources}
+    groups: dict[tuple[str, ...], list[dict[str, str]]] = {}
+    for _, fields in lines:
+        theirs = dict(zip(header, fields, strict=False))
+        key = tuple(text for column, text in theirs.items() if column not in (*ignored, *outcome))
+        groups.setdefault(key, []).append(theirs)
+    differ = [
+        column for column in ignored if any(len({one.get(column) for one in group}) > 1 for group in groups.values())
+    ]
+    return f"; runs that differ in {', '.join(differ)} alone count as repeats of one run" if differ else ""
+
+
 def _line(where: str, header: Sequence[str], fields: Sequence[str], sources: Mapping[str, Source]) -> Line:
     if len(fields) != len(header):
         raise UserError(f"{where}: {len(fields)} fields, the header has {len(header)}")
     theirs = dict(zip(header, fields, strict=True))
     values = {ours: source.value(theirs, where) for ours, source in sources.items()}
+    gone = values.pop("diverged", "").strip().lower()
+    if gone not in TRUTH:
+        raise UserError(f"{where}: diverged: {gone!r}; allowed: true, false")
+    values["status"] = values.get("status") or TRUTH[gone]
     return Line(where, row_of(values, where), _number(values.get("steps", "")))
 
 

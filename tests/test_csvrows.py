@@ -55,6 +55,20 @@ def test_a_bad_csv_is_a_line_for_each_problem(tmp_path: Path, text: str) -> None
     assert refused(tmp_path, text) == BAD[text]
 
 
+def test_a_column_of_truths_says_which_runs_diverged(tmp_path: Path) -> None:
+    rows = read(tmp_path, f"{HEAD},diverged\n{RUN},False\n1000,2e4,0.1,64,7.5,True\n1000,2e4,0.1,64,,1\n{RUN},")
+    assert [row.status for row in rows] == ["finished", "diverged", "diverged", "finished"]
+    said = refused(tmp_path, f"{HEAD},diverged\n{RUN},maybe")
+    assert said == "runs.csv:2: diverged: 'maybe'; allowed: true, false"
+
+
+def test_runs_that_differ_in_ignored_columns_alone_are_named_as_repeats(tmp_path: Path) -> None:
+    said: list[str] = []
+    text = f"{HEAD},beta2,note,seed\n{RUN},0.95,x,1\n1000,2e4,0.1,64,2.6,0.98,x,2\n1000,2e4,0.2,64,2.6,0.95,y,1"
+    read_rows([write(tmp_path / "runs.csv", text)], warn=said.append)
+    assert said[0].endswith("ignored columns: beta2, note; runs that differ in beta2 alone count as repeats of one run")
+
+
 def test_many_bad_lines_are_counted(tmp_path: Path) -> None:
     lines = refused(tmp_path, "\n".join([HEAD, *["1000,2e4,fast,64,2.5"] * 13])).splitlines()
     assert len(lines) == 11
