@@ -202,9 +202,9 @@ def test_convolutions_patches_and_a_sequential_of_blocks() -> None:
     result = at_sizes(Vision, inputs=torch.randn(2, 3, 8, 8, dtype=torch.float64))
     roles = roles_of(result)
     assert {name: role for name, role in roles.items() if not role.startswith("vector")} == {
-        "patches.weight": "embedding.input",
-        "blocks.*.first.weight": "hidden.first",
-        "blocks.*.second.weight": "hidden.second",
+        "patches.weight": "embedding.patch",
+        "blocks.*.first.weight": "hidden.conv.first",
+        "blocks.*.second.weight": "hidden.conv.second",
         "classes.weight": "readout",
     }
     assert set(result.branches.hosts) == {"blocks.*.second.weight", "blocks.*.second.bias"}
@@ -213,6 +213,45 @@ def test_convolutions_patches_and_a_sequential_of_blocks() -> None:
     stds = {tensor.name: tensor.init_std for tensor in result.tensors}
     assert stds["blocks.0.first.weight"] == pytest.approx(0.02 / 2)
     assert stds["blocks.0.second.weight"] == pytest.approx(0.02 / 2 / 2)
+
+
+def test_convolutions_in_groups() -> None:
+    """Fan-in C_in/groups * k^2: as many groups as channels leave it fixed, a fixed number of groups lets it grow."""
+
+    class Block(nn.Module):
+        def __init__(self, width: int) -> None:
+            super().__init__()
+            self.each = nn.Conv2d(width, width, 3, padding=1, groups=width)
+            self.few = nn.Conv2d(width, width, 3, padding=1, groups=2)
+            self.mix = nn.Conv2d(width, width, 1, bias=False)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x + self.mix(torch.relu(self.few(torch.relu(self.each(x)))))
+
+    class Grouped(Vision):
+        def __init__(self, width: int, depth: int) -> None:
+            super().__init__(width, depth)
+            self.blocks = nn.Sequential(*(Block(width) for _ in range(depth)))
+
+    images = torch.randn(2, 3, 8, 8, dtype=torch.float64)
+    result = at_sizes(Grouped, inputs=images, optimizer=OPTIMIZERS["adamw"])
+    assert roles_of(result)["blocks.*.each.weight"] == "vector.depthwise"
+    tensors = {tensor.name: tensor for tensor in result.tensors}
+    for name, std, lr in (("each", 1, 1), ("few", 1 / 2, 1 / 4)):
+        tensor = tensors[f"blocks.0.{name}.weight"]
+        assert (tensor.init_std, tensor.lr) == (pytest.approx(0.02 * std), pytest.approx(0.01 * lr)), name
+    assert tensors["blocks.0.each.weight"].weight_decay == 0.1
+    standard = {tensor.name: tensor for tensor in at_sizes(Grouped, inputs=images, scheme="sp_fan_in").tensors}
+    for name, fan_in in (("patches", 3 * 16), ("blocks.0.each", 9), ("blocks.0.few", 32 * 9), ("blocks.0.mix", 64)):
+        assert standard[f"{name}.weight"].init_std == pytest.approx(fan_in**-0.5), name
+
+
+def test_convolutions_are_refused_where_the_source_has_no_rule_for_them() -> None:
+    problem = r"^parametrization\.name: umup does not cover the role 'embedding\.patch'"
+    with pytest.raises(UserError, match=problem):
+        at_sizes(Vision, scheme="umup")
+    with pytest.raises(UserError, match=r"umup does not cover the role 'hidden\.conv\.first'"):
+        at_sizes(Vision, scheme="umup", roles={"patches.*": "embedding.token"})
 
 
 def test_muon_takes_matrices_alone() -> None:

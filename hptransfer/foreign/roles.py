@@ -36,7 +36,7 @@ class Placed:
         if self.role.startswith("vector"):
             return shape
         inner = shape[: self.out_axis] + shape[self.out_axis + 1 :]
-        if not self.role.startswith("embedding"):
+        if not self.role.startswith("embedding") or self.role.startswith("embedding.patch"):
             return (shape[self.out_axis], *inner)
         return (prod(inner), shape[self.out_axis])
 
@@ -68,7 +68,7 @@ def place_all(tensors: tuple[Tensor, ...], roles: Mapping[str, str]) -> tuple[Pl
             + f"\nparametrize: say what they are: roles={{{next(iter(doubts.values()))!r}: 'hidden'}}, "
             f"by name pattern; a role begins with {', '.join(KINDS)}"
         )
-    embedded = any(each.role.startswith(("embedding.token", "embedding.input")) for each in placed)
+    embedded = any(each.role.startswith(("embedding.token", "embedding.patch")) for each in placed)
     return tuple(_with_ties(each, embedded) for each in placed)
 
 
@@ -148,17 +148,23 @@ def _table(tensor: Tensor, readouts: Mapping[str, int]) -> tuple[str, str]:
 
 def _matrix(tensor: Tensor, owner: Owner) -> tuple[str, str]:
     kind, (grows_in, grows_out) = type(owner.module).__name__, _ends(tensor, owner)
-    if isinstance(owner.module, _ConvNd) and owner.module.groups > 1:
-        raise _Doubt("a convolution in groups")
+    conv = ".conv" if isinstance(owner.module, _ConvNd) else ""
+    where = "in a repeated block" if tensor.inside else "outside of repeated blocks"
+    if conv and owner.module.groups > 1:
+        if _is_transposed(owner.module):
+            raise _Doubt("a transposed convolution in groups")
+        if grows_out and not grows_in:
+            outer = "" if tensor.inside else ".outer"
+            return f"vector{outer}.depthwise", f"{kind} {where} with a growing number of groups"
     if grows_in and grows_out:
-        where = "in a repeated block" if tensor.inside else "outside of repeated blocks"
         stored = ", stored (in, out)" if _is_transposed(owner.module) else ""
-        return f"hidden.{owner.leaf}" if tensor.inside else "hidden.outer", f"{kind} {where}, both fans grow{stored}"
+        role = f"hidden{conv}.{owner.leaf}" if tensor.inside else f"hidden.outer{conv}"
+        return role, f"{kind} {where}, both fans grow{stored}"
     if tensor.inside:
         raise _Doubt(f"{kind} in a repeated block whose {'fan-out' if grows_in else 'fan-in'} does not grow")
     if grows_in:
-        return "readout", f"{kind} outside of repeated blocks, only its fan-in grows"
-    return "embedding.input", f"{kind} outside of repeated blocks, its fan-in does not grow"
+        return "readout", f"{kind} {where}, only its fan-in grows"
+    return "embedding.patch", f"{kind} {where}, its fan-in does not grow"
 
 
 def _vector(tensor: Tensor, owner: Owner) -> tuple[str, str]:
