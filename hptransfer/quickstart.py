@@ -9,11 +9,12 @@ from hptransfer.config import load_config, read_yaml, to_yaml
 from hptransfer.errors import UserError
 from hptransfer.files import make_folder, write_atomic
 from hptransfer.laws import fit
+from hptransfer.recommendation import interval
 from hptransfer.records import Row
 from hptransfer.report import write_report
 from hptransfer.sweeps import SweepResult, sweep
 from hptransfer.tables import amount, table
-from hptransfer.target import Tuned, interval, transfer
+from hptransfer.target import Tuned, transfer
 
 CUSTOMARY_LR = 3e-4
 """What people take who tune nothing."""

@@ -7,6 +7,7 @@ from typing import Any
 from hptransfer.config import RunConfig, load_config, to_yaml
 from hptransfer.errors import UserError
 from hptransfer.laws import Estimate, Laws, Prediction
+from hptransfer.recommendation import interval, worth
 from hptransfer.records import recipe
 from hptransfer.tables import table, text
 
@@ -44,13 +45,20 @@ class Tuned:
         expected = (
             f"Expected loss {loss.value:.4g} ({interval(loss)}) nats per token." if loss else "No loss is predicted."
         )
-        head = [f"Tuned by hptransfer transfer. {expected}", *(f"Warning: {warning}" for warning in self.warnings)]
+        head = [
+            f"Tuned by hptransfer transfer. {expected}",
+            *(f"{line[:1].upper()}{line[1:]}." for line in worth(self.prediction)),
+            *(f"Warning: {warning}" for warning in self.warnings),
+        ]
         plain = self.config.to_dict()
         return "".join(f"# {line}\n" for line in head) + to_yaml(plain, self.reasons)
 
     def to_text(self) -> str:
-        """The tuned values as a table."""
-        return table([{"key": key, "value": self.moved[key], "reason": self.reasons[key]} for key in self.moved])
+        """The tuned values as a table, the expected loss, and what they are worth."""
+        tuned = table([{"key": key, "value": self.moved[key], "reason": self.reasons[key]} for key in self.moved])
+        loss = self.prediction.loss
+        expected = [f"expected loss: {loss.value:.4g} nats per token, 95 % {interval(loss)}"] if loss else []
+        return "\n".join([tuned, *expected, *worth(self.prediction)])
 
 
 def transfer(laws: Laws, target: RunConfig, batch_tokens: float | None = None) -> Tuned:
@@ -154,13 +162,6 @@ def _swept(estimate: Estimate, rule: str) -> str:
     return f"{rule}95 % {interval(estimate)}, fitted optimum {text(estimate.optimum)}"
 
 
-def interval(estimate: Estimate) -> str:
-    """low to high, or the value alone where there is no interval."""
-    if estimate.low is None or estimate.high is None:
-        return text(estimate.value)
-    return f"{estimate.low:.4g} to {estimate.high:.4g}"
-
-
 def _whole_batch(batch_tokens: float, seq_len: int) -> int:
     """The nearest whole number of sequences."""
     return max(1, round(batch_tokens / seq_len)) * seq_len
@@ -215,28 +216,3 @@ def _with_known_data(laws: Laws, wanted: Mapping[str, Any] | None) -> Mapping[st
     if wanted is None or known.partition(":")[0] != wanted.get("data"):
         return wanted
     return {**wanted, "data": known}
-
-
-def to_text(prediction: Prediction) -> str:
-    """A recommendation for the terminal."""
-    estimates = {
-        "lr": prediction.lr,
-        "batch_tokens": prediction.batch_tokens,
-        "weight_decay": prediction.weight_decay,
-        "loss": prediction.loss,
-    }
-    lines = [
-        {"": name, "use": e.value, "95 % from": e.low, "to": e.high, "fitted optimum": e.optimum}
-        for name, e in estimates.items()
-        if e is not None
-    ]
-    beyond = ", ".join(f"{name} {value:.2f}" for name, value in prediction.decades_beyond_data.items())
-    reach = "inside" if prediction.in_range else "OUTSIDE of"
-    distance = f"decades beyond the data: {beyond}; {reach} what leaving out the largest size has validated"
-    return "\n".join(
-        [
-            table(lines),
-            *([distance] if beyond else []),
-            *(f"warning: {warning}" for warning in prediction.warnings),
-        ]
-    )

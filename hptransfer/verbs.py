@@ -128,8 +128,9 @@ def predict(args: argparse.Namespace) -> int:
     """Recommend lr, batch and weight decay at a size, with intervals."""
     from hptransfer.laws import Laws
     from hptransfer.laws.published import predict_published
+    from hptransfer.recommendation import to_text
     from hptransfer.records import to_json
-    from hptransfer.target import predict_at_base_of_runs, size_of, to_text
+    from hptransfer.target import predict_at_base_of_runs, size_of
 
     if (args.law is None) == (args.laws is None):
         raise UserError("predict: give a laws file, or --law NAME (hptransfer laws list)")

@@ -173,6 +173,21 @@ def test_other_differences_are_named_in_the_warnings_and_in_the_file(laws: Laws)
     assert all(warning in tuned.to_yaml() for warning in tuned.warnings)
 
 
+def test_what_the_runs_do_not_say_is_named() -> None:
+    known = {"parametrization": "completep", "base_width": 16, "base_depth": 2, "optimizer": "adamw"}
+    told = transfer(fit([replace(row, recipe=known) for row in rows()]), target()).warnings
+    assert (
+        "the runs do not say their model, schedule, warmup, seq_len, data, precision: make sure that the target's are "
+        "the same" in told
+    )
+    silent = fit([replace(row, recipe={}) for row in rows()])
+    assert silent.warnings[0] == "the runs do not say their parametrization: their lr is taken for that of sp"
+    with pytest.raises(UserError, match=r"the runs do not say one, .* that of sp; the target has completep"):
+        transfer(silent, target())
+    plain = transfer(silent, target(parametrization={"name": "sp"}, optimizer={"eps": 1e-8})).warnings
+    assert any("do not say their model, optimizer, schedule" in warning for warning in plain)
+
+
 def test_a_batch_is_whole_sequences(laws: Laws) -> None:
     batch = transfer(laws, target(), batch_tokens=70.0).config.train.batch_tokens
     assert batch == 64

@@ -23,6 +23,8 @@ DRAWS = 2000
 REGRET_DRAWS = 500
 OPTIONS = ("weight_decay_rule", "embedding_lr")
 """Parts of a recipe that are not given where the parametrization's own rule holds."""
+UNSCALED = ("sp", "sp_fan_in")
+"""Parametrizations that apply the lr as it is quoted: what the lr of runs is taken for that do not say theirs."""
 REFUSED = ("parametrization", "optimizer", "base_width", "base_depth", *OPTIONS)
 """Parts of a recipe that a law does not survive."""
 SEED = 0
@@ -57,7 +59,8 @@ class Prediction:
     in_range: bool
     warnings: tuple[str, ...]
     regret: Mapping[str, float] = field(default_factory=dict)
-    """Relative loss given away: expected, its 90th percentile, expected with the batch rounded to a power of two."""
+    """Relative loss given away: expected, its 90th percentile (p90), expected with the batch rounded to a power of two
+    (batch_rounded), and the part of it that a batch costs which the user fixed (batch_fixed)."""
     rivals: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
@@ -107,7 +110,9 @@ def predict(
     loss = None
     if laws.loss is not None:
         middle, low, high = laws.loss.predict(params, tokens)
-        loss = Estimate(min(middle * (1 + regret.get("expected", 0.0)), high), low, high, middle)
+        fixed = 1 + regret.get("batch_fixed", 0.0)
+        value = min(middle * (1 + regret.get("expected", 0.0)), high * fixed)
+        loss = Estimate(value, low * fixed, high * fixed, middle)
     return Prediction(
         estimates["lr"],
         estimates["batch_tokens"],
@@ -207,9 +212,11 @@ def _hyperparameters(
         x = recommend(believed, optimum, fixed)
         estimates = _estimates(laws, target, x, optimum, drawn)
         if fixed_batch is not None and fixed:
+            away = evaluate(believed.coordinates, believed.centre_shape, optimum - believed.centre).excess
             free = _estimates(laws, target, believed.centre, believed.centre, believed.optimum)["batch_tokens"]
             estimates["batch_tokens"] = Estimate(fixed_batch, free.low, free.high, free.optimum)
-        regret = _regret(believed, x, fixed)
+            regret["batch_fixed"] = math.expm1(float(away))
+        regret |= _regret(believed, x, fixed)
     return {**_carried(laws, target, near, fixed_batch, estimates, warnings), **estimates}, regret
 
 
@@ -282,6 +289,20 @@ def _other_recipe(laws: Laws, recipe: Mapping[str, Any]) -> list[str]:
     keys = [key for key in recipe if key in laws.recipe or key in OPTIONS]
     if "parametrization" in recipe:
         keys += [key for key in OPTIONS if key in laws.recipe]
+    unscaled = "parametrization" not in laws.recipe
+    if unscaled and recipe.get("parametrization", "sp") not in UNSCALED:
+        raise UserError(
+            "the laws do not hold for this target\n"
+            "  parametrization: the runs do not say one, so their lr is taken for that of sp; "
+            f"the target has {recipe['parametrization']}\n"
+            "add a column `parametrization` to the CSV and fit again"
+        )
+    unknown = [
+        key
+        for key in recipe
+        if key not in (*laws.recipe, *OPTIONS) and not (unscaled and key.startswith(("parametrization", "base_")))
+    ]
+    unchecked = f"the runs do not say their {', '.join(unknown)}: make sure that the target's are the same"
     differences = {key: laws.difference(key, recipe) for key in keys}
     named = {key: line for key, line in differences.items() if line}
     if refused := [named[key] for key in REFUSED if key in named]:
@@ -289,7 +310,7 @@ def _other_recipe(laws: Laws, recipe: Mapping[str, Any]) -> list[str]:
         raise UserError(
             "the laws do not hold for this target\n  " + "\n  ".join(refused) + hint * ("base_" in str(refused))
         )
-    return [f"another recipe: {line}" for line in named.values()]
+    return [f"another recipe: {line}" for line in named.values()] + [unchecked] * bool(unknown)
 
 
 def _complete(laws: Laws, target: dict[str, float]) -> list[str]:
