@@ -10,6 +10,7 @@ import pytest
 
 from hptransfer.errors import UserError
 from hptransfer.laws.batch import ToTarget, critical_batches, fit_critical_batch, read_to_target
+from hptransfer.laws.isoflop import fit_isoflop
 from hptransfer.laws.loss import bootstrap_chinchilla, fit_chinchilla, fit_floor
 from hptransfer.laws.steps import fit_steps
 
@@ -77,6 +78,53 @@ def test_chinchilla_as_published() -> None:
     assert spread["alpha"].std() == pytest.approx(0.0145, rel=0.35)  # 100 refits by BFGS from one start: 0.0145
 
 
+def test_least_loss_at_a_budget_is_where_the_law_says() -> None:
+    law = fit_chinchilla(*made_up(60, 0.0))
+    params, tokens = law.optimum(1e21)
+    assert 6 * params * tokens == pytest.approx(1e21)
+    best = law.predict(params, tokens)[0]
+    assert best < min(law.predict(params * f, tokens / f)[0] for f in (0.95, 1.05))
+
+
+def isoflop(noise: float, late: float = 0.0, seed: int = 0) -> tuple[list[float], list[float], list[float]]:
+    """Sweeps over size at seven budgets; runs of less than 2e18 FLOPs are worse by `late` per ln below it."""
+    rng = np.random.default_rng(seed)
+    flops = np.repeat(3e17 * 2.0 ** np.arange(7), 12)
+    params = np.tile(3e7 * 2.0 ** np.arange(12), 7)
+    tokens = flops / 6 / params
+    loss = 1.8 + 480 * params**-0.35 + 2100 * tokens**-0.37
+    loss = loss * np.exp(late * np.log(2e18 / flops) * (flops < 2e18) + noise * rng.standard_normal(len(flops)))
+    return list(flops), list(params), list(loss * np.where(tokens < 0.3 * params, 1.5, 1.0))
+
+
+def test_isoflop_sweeps_say_size_and_loss_at_a_larger_budget() -> None:
+    """Chinchilla's form: the best size in closed form; runs that hardly began do not matter."""
+    law = fit_isoflop(*isoflop(0.001))
+    flops = 8 * law.largest
+    best = ((0.35 * 480) / (0.37 * 2100) * (flops / 6) ** 0.37) ** (1 / 0.72)
+    least = 1.8 + 480 * best**-0.35 + 2100 * (flops / 6 / best) ** -0.37
+    params, loss = law.params(flops), law.least_loss(flops)
+    assert params[0] == pytest.approx(best, rel=0.15)
+    assert params[1] < best < params[2]
+    assert loss[0] == pytest.approx(least, rel=0.01)
+    assert loss[1] < least < loss[2]
+    assert law.exponent == pytest.approx(0.37 / 0.72, abs=0.04)
+
+
+def test_small_budgets_of_another_law_count_for_less() -> None:
+    straight, bent = fit_isoflop(*isoflop(0.001)), fit_isoflop(*isoflop(0.001, late=0.08))
+    assert bent.loss.drift > 2 * straight.loss.drift
+    flops = 4 * straight.largest
+    assert bent.least_loss(flops)[0] == pytest.approx(straight.least_loss(flops)[0], rel=0.03)
+
+
+def test_isoflop_needs_floors_within_the_sweeps() -> None:
+    flops, params, loss = isoflop(0.0)
+    small = [i for i, n in enumerate(params) if n < 1e8]
+    with pytest.raises(UserError, match="0 of 7 budgets"):
+        fit_isoflop(*([values[i] for i in small] for values in (flops, params, loss)))
+
+
 def test_floors_of_two_cells_give_a_wide_honest_answer() -> None:
     law = fit_floor(np.array([1e6, 8e6]), np.array([2e7, 1.6e8]), np.log([3.0, 2.6]), np.array([0.003, 0.003]))
     middle, low, high = law.predict(6.4e7, 1.28e9)
@@ -93,6 +141,23 @@ def test_critical_batch_of_a_hyperbola() -> None:
     (found,) = critical_batches(runs, reference=1e4)
     assert found.critical == pytest.approx(32000, rel=1e-6)
     assert found.least_steps == pytest.approx(1000, rel=1e-6)
+
+
+def test_steps_to_the_target_at_another_size() -> None:
+    """steps = a + b / B with a B0 + b = 20 N, so that the target is the loss of 20 N tokens at B0."""
+    runs = []
+    for n in (1e8, 2e8, 4e8):
+        critical = 1e5 * (n / 1e8) ** 0.5
+        ratio = 0.2 / (critical - 1.2e4)
+        b = 20 * n / (1 + ratio * 1e4)
+        runs += [ToTarget(n, 20 * n, batch, ratio * b + b / batch, 3.0) for batch in (1e4, 3e4, 1e5, 3e5, 1e6)]
+    law = fit_critical_batch(runs[:10], reference=1e4)
+    for run in runs[10:]:
+        assert law.steps(4e8, 8e9, run.batch_tokens) == pytest.approx(run.steps_to_target, rel=0.02)
+    low, high = law.interval(4e8)
+    assert low < 2e5 < high
+    assert law.at(4e8) == pytest.approx(2e5, rel=0.02)
+    assert law.interval(4e9)[1] / law.interval(4e9)[0] > 1.2 * high / low
 
 
 def test_critical_batch_needs_three_batches_and_two_sizes() -> None:

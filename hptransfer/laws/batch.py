@@ -3,6 +3,10 @@
 Steps to a loss follow steps(B) = a + b / B (McCandlish et al., arXiv:1812.06162, section 2.3: a the least number of
 steps, b the least number of tokens). The critical batch of Zhang et al. (arXiv:2410.21676, section 2) is where steps
 are 20 % above linear scaling from a reference batch B0: a + b / B = 1.2 (a + b / B0) B0 / B, so B = 1.2 B0 + 0.2 b / a.
+
+Over models, the critical batch is a power law of size, and so is (a B0 + b) / D, the tokens to the target at B0 over
+the budget D whose loss is the target. Two or three sizes fix no exponent, so both have a prior, and each model strays
+from the law; that is part of every interval.
 """
 
 import csv
@@ -14,15 +18,23 @@ from pathlib import Path
 import numpy as np
 
 from hptransfer.errors import UserError, did_you_mean
+from hptransfer.laws.fitting import quantile
 from hptransfer.laws.valley import Floats
 
 OVERHEAD = 0.2
+CRITICAL = (0.47, 0.15)
+"""Exponent of the critical batch in N at a fixed number of tokens per parameter, and in D: 0.468, 0.47 (Zhang et al.),
+0.462 (Power Lines, arXiv:2505.13738)."""
+SHARE = (0.0, 0.03)
+"""Exponent of tokens to the target at the reference batch over budget: 1 at any size, where that run has set it."""
+STRAY = 0.05
+"""How far, in ln, a model lies from the laws, with the weight of two models."""
 COLUMNS = ("params", "tokens", "batch_tokens", "steps_to_target", "target_loss")
 
 
 @dataclass(frozen=True)
 class ToTarget:
-    """One batch size of one model: the steps that it took to the target loss."""
+    """One batch size of one model: the steps that it took to the target loss, which is that of a run of `tokens`."""
 
     params: float
     tokens: float
@@ -46,18 +58,63 @@ class CriticalBatch:
 
 
 @dataclass(frozen=True)
-class CriticalBatchLaw:
-    """critical batch = constant * size^exponent, in tokens, with the standard error of the exponent."""
+class PowerLaw:
+    """ln y = level + exponent ln(size / middle), the covariance of both, and how far a new model strays."""
 
-    by: str
-    constant: float
+    middle: float
+    level: float
     exponent: float
-    exponent_se: float
-    models: tuple[CriticalBatch, ...]
+    covariance: Floats
+    stray: float
 
     def at(self, size: float) -> float:
-        """Tokens."""
-        return self.constant * math.exp(self.exponent * math.log(size))
+        """The value."""
+        return math.exp(self.level + self.exponent * math.log(size / self.middle))
+
+    def sd(self, size: float) -> float:
+        """Of a new model's own ln value."""
+        slopes = np.array([1.0, math.log(size / self.middle)])
+        return math.sqrt(float(slopes @ self.covariance @ slopes) + self.stray**2)
+
+
+@dataclass(frozen=True)
+class CriticalBatchLaw:
+    """Critical batch, and tokens to the target at the reference batch over budget, as power laws of `by`: params or
+    tokens."""
+
+    by: str
+    reference: float
+    critical: PowerLaw
+    share: PowerLaw
+    models: tuple[CriticalBatch, ...]
+
+    @property
+    def exponent(self) -> float:
+        """Of the critical batch in size."""
+        return self.critical.exponent
+
+    @property
+    def exponent_se(self) -> float:
+        """Its standard error."""
+        return math.sqrt(float(self.critical.covariance[1, 1]))
+
+    def at(self, size: float) -> float:
+        """The critical batch in tokens."""
+        return self.critical.at(size)
+
+    def interval(self, size: float) -> tuple[float, float]:
+        """95 % of a model's own critical batch, in tokens."""
+        half = quantile(len(self.models)) * self.critical.sd(size)
+        return self.at(size) * math.exp(-half), self.at(size) * math.exp(half)
+
+    def steps(self, params: float, tokens: float, batch_tokens: float) -> float:
+        """Steps to the loss of a run of `tokens` at the reference batch: a + b / B. UserError where none can be."""
+        size = params if self.by == "params" else tokens
+        beyond = self.at(size) - (1 + OVERHEAD) * self.reference
+        if beyond <= 0:
+            raise UserError(f"the critical batch {self.at(size):.3g} lies below 1.2 times the reference batch")
+        ratio = OVERHEAD / beyond  # a / b
+        return self.share.at(size) * tokens * (ratio + 1 / batch_tokens) / (1 + ratio * self.reference)
 
 
 def read_to_target(path: Path) -> list[ToTarget]:
@@ -97,17 +154,28 @@ def critical_batches(runs: Sequence[ToTarget], reference: float) -> list[Critica
 
 
 def fit_critical_batch(runs: Sequence[ToTarget], reference: float, by: str = "params") -> CriticalBatchLaw:
-    """The power law through the models' critical batches, in `params` or `tokens`; UserError below 2 sizes."""
+    """The power laws through the models, in `params` or `tokens`; UserError below 2 sizes."""
     models = tuple(critical_batches(runs, reference))
     x = np.log([float(getattr(model, by)) for model in models])
     if len(np.unique(x)) < 2:
         raise UserError(f"a law in {by} needs at least two values of it, got {len(np.unique(x))}")
-    y = np.log([model.critical for model in models])
-    away = x - x.mean()
-    slope = float(away @ y / (away @ away))
-    rest = y - y.mean() - slope * away
-    se = math.sqrt(float(rest @ rest) / max(len(x) - 2, 1) / float(away @ away))
-    return CriticalBatchLaw(by, math.exp(float(y.mean() - slope * x.mean())), slope, se, models)
+    critical = _power_law(x, np.log([model.critical for model in models]), CRITICAL)
+    needed = [(model.least_steps * reference + model.least_tokens) / model.tokens for model in models]
+    share = _power_law(x, np.log(needed), SHARE)
+    return CriticalBatchLaw(by, reference, critical, share, models)
+
+
+def _power_law(x: Floats, y: Floats, prior: tuple[float, float]) -> PowerLaw:
+    """The posterior of level (flat prior) and exponent; stray by expectation maximisation."""
+    design, stray = np.stack([np.ones_like(x), x - x.mean()], 1), STRAY
+    belief, pull = np.diag([1e-9, prior[1] ** -2]), np.array([0.0, prior[0] / prior[1] ** 2])
+    values, covariance = np.zeros(2), np.eye(2)
+    for _ in range(50):
+        covariance = np.linalg.inv(design.T @ design / stray**2 + belief)
+        values = covariance @ (design.T @ y / stray**2 + pull)
+        squared = (y - design @ values) ** 2 + np.einsum("np,pq,nq->n", design, covariance, design)
+        stray = math.sqrt((2 * STRAY**2 + float(squared.sum())) / (2 + len(y)))
+    return PowerLaw(math.exp(float(x.mean())), float(values[0]), float(values[1]), covariance, stray)
 
 
 def _critical(group: Sequence[ToTarget], reference: float) -> CriticalBatch:

@@ -44,6 +44,13 @@ class LossLaw:
             "beta": beta,
         }
 
+    def optimum(self, flops: float) -> tuple[float, float]:
+        """Params and tokens of least loss at C = 6 N D (Hoffmann et al., equation 4)."""
+        _, a, b, alpha, beta = (float(value) for value in self.values)
+        compute = math.log(flops / (6 * self.params * self.tokens))
+        params = (a + math.log(alpha) - b - math.log(beta) + beta * compute) / (alpha + beta)
+        return self.params * math.exp(params), self.tokens * math.exp(compute - params)
+
     def predict(self, params: float, tokens: float) -> tuple[float, float, float]:
         """Loss at the optimum in nats per token, with its 95 % interval."""
         n, d = np.array([math.log(params / self.params)]), np.array([math.log(tokens / self.tokens)])
@@ -92,6 +99,7 @@ def fit_chinchilla(
 ) -> LossLaw:
     """Minimises the summed Huber loss of ln L; `floor` pins E (nats per token). UserError below 6 runs.
 
+    For runs near their budget's best size, as published; whole IsoFLOP sweeps bend it: isoflop.py is for those.
     Starts come from variable projection: for each (alpha, beta) on a grid of 900, E, A and B are linear, so the
     weighted least squares in closed form rank the grid; the best are polished by Gauss-Newton on the Huber weights.
     """
