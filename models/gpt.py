@@ -13,9 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 # How each parameter grows. `hidden` and `vector` are inside a residual branch, with the suffix `outer` outside.
-ROLES = {
-    "token_embedding.weight": "embedding.token",
-    "position_embedding.weight": "embedding.position",
+BLOCK_ROLES = {
     "blocks.*.norm.weight": "vector.gain",
     "blocks.*.norm.bias": "vector.bias",
     "blocks.*.query.weight": "hidden.query",
@@ -27,6 +25,11 @@ ROLES = {
     "blocks.*.feed_forward.up.weight": "hidden.up",
     "blocks.*.feed_forward.gate.weight": "hidden.gate",
     "blocks.*.feed_forward.down.weight": "hidden.down",
+}
+ROLES = {
+    "token_embedding.weight": "embedding.token",
+    "position_embedding.weight": "embedding.position",
+    **BLOCK_ROLES,
     "blocks.*.router.weight": "hidden.router",
     "blocks.*.experts.*.up.weight": "hidden.expert.up",
     "blocks.*.experts.*.gate.weight": "hidden.expert.gate",
@@ -94,13 +97,13 @@ build = GPT
 class Block(nn.Module):
     """Two residual branches: attention, then feed-forward. With experts it returns their imbalance too."""
 
-    def __init__(self, shape: Any, multipliers: Any) -> None:
+    def __init__(self, shape: Any, multipliers: Any, causal: bool = True) -> None:
         super().__init__()
         self.residual_multiplier = multipliers.residual
-        self.attention = Attention(shape, multipliers.attention)
+        self.attention = Attention(shape, multipliers.attention, causal)
         self.feed_forward = MixtureOfExperts(shape) if has_experts(shape) else FeedForward(shape, make_norm(shape))
 
-    def forward(self, x_BTD: Tensor, rotation: Rotation | None) -> Tensor | tuple[Tensor, Tensor]:
+    def forward(self, x_BTD: Tensor, rotation: Rotation | None = None) -> Tensor | tuple[Tensor, Tensor]:
         x_BTD = torch.add(x_BTD, self.attention(x_BTD, rotation), alpha=self.residual_multiplier)
         fed = self.feed_forward(x_BTD)
         if isinstance(fed, Tensor):
@@ -117,7 +120,7 @@ class Attention(nn.Module):
     head_dim with one gain for all heads.
     """
 
-    def __init__(self, shape: Any, multiplier: float, causal: bool = True) -> None:
+    def __init__(self, shape: Any, multiplier: float, causal: bool) -> None:
         super().__init__()
         self.multiplier = multiplier
         self.causal = causal

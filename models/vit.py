@@ -1,5 +1,5 @@
 """A vision transformer (Dosovitskiy et al. 2010.11929) in plain PyTorch: pre-norm, no dropout, no biases in its linear
-layers; its blocks are made of the same parts as those of models/gpt.py, without the causal mask.
+layers; its blocks are those of models/gpt.py without the causal mask.
 
 Capitals after an underscore name a tensor's axes: B batch, C channels, H height, W width of the image, P pixels of a
 patch, T patches and the class token, D width, N classes.
@@ -11,24 +11,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.gpt import Attention, FeedForward, make_norm
+from models.gpt import BLOCK_ROLES, Block, make_norm
 
 # How each parameter grows. `hidden` and `vector` are inside a residual branch, with the suffix `outer` outside.
 ROLES = {
     "patch_embedding.weight": "embedding.patch",
     "class_token.weight": "embedding.class",
     "position_embedding.weight": "embedding.position",
-    "blocks.*.norm.weight": "vector.gain",
-    "blocks.*.norm.bias": "vector.bias",
-    "blocks.*.query.weight": "hidden.query",
-    "blocks.*.key.weight": "hidden.key",
-    "blocks.*.value.weight": "hidden.value",
-    "blocks.*.query_norm.weight": "vector.qk_gain",
-    "blocks.*.key_norm.weight": "vector.qk_gain",
-    "blocks.*.attention_output.weight": "hidden.attention_output",
-    "blocks.*.up.weight": "hidden.up",
-    "blocks.*.gate.weight": "hidden.gate",
-    "blocks.*.down.weight": "hidden.down",
+    **BLOCK_ROLES,
     "norm.*": "vector.outer",
     "readout.weight": "readout",
 }
@@ -50,7 +40,7 @@ class ViT(nn.Module):
         self.patch_embedding = nn.Linear(shape.channels * shape.patch**2, shape.width, bias=False)
         self.class_token = nn.Embedding(1, shape.width)
         self.position_embedding = nn.Embedding(1 + patches, shape.width)
-        self.blocks = nn.ModuleList(Block(shape, multipliers) for _ in range(shape.depth))
+        self.blocks = nn.ModuleList(Block(shape, multipliers, causal=False) for _ in range(shape.depth))
         self.norm = make_norm(shape)
         self.readout = nn.Linear(shape.width, shape.classes, bias=False)
 
@@ -67,17 +57,3 @@ class ViT(nn.Module):
 
 
 build = ViT
-
-
-class Block(nn.Module):
-    """Two residual branches: attention, then feed-forward."""
-
-    def __init__(self, shape: Any, multipliers: Any) -> None:
-        super().__init__()
-        self.residual_multiplier = multipliers.residual
-        self.attention = Attention(shape, multipliers.attention, causal=False)
-        self.feed_forward = FeedForward(shape, make_norm(shape))
-
-    def forward(self, x_BTD: Tensor) -> Tensor:
-        x_BTD = torch.add(x_BTD, self.attention(x_BTD, None), alpha=self.residual_multiplier)
-        return torch.add(x_BTD, self.feed_forward(x_BTD), alpha=self.residual_multiplier)
