@@ -2,6 +2,7 @@
 
 import math
 import re
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -129,6 +130,7 @@ def test_completedp() -> None:
         "embedding.token": (1, 1, shrunk, grown / 4, shrunk),
         "hidden.up": (1 / 2, 1, shrunk / 4, grown / 8, 4 * shrunk),
         "vector.gain": (1, 1, shrunk, grown / 8, shrunk),
+        "vector.qk_gain": (1, 1, shrunk, grown / 2, shrunk),
         "vector.outer": (1, 1, shrunk, grown, shrunk),
         "readout": (1, 1 / 4, shrunk, grown / 4, shrunk),
     }
@@ -138,6 +140,27 @@ def test_completedp() -> None:
         assert rule("completedp", "adam", role).betas(ratios["hidden"]) == pytest.approx(0.5, rel=1e-15)
     lr, decay = expected["hidden.up"][2], expected["hidden.up"][4]
     assert lr * decay * 2 == pytest.approx(1)  # lr · λ · steps stays
+
+
+def test_completedp_where_it_prints_another_form() -> None:
+    """Its readout is absorbed: init and lr times θ, eps and weight decay over θ, at θ = 1/m_in = 1/4 (abc symmetry)."""
+    std, multiplier, lr, eps, decay = numbers("completedp", "adam", "readout", Ratios(4, 1, 2, 2, 4))
+    theta = multiplier
+    assert [std * theta, lr * theta, eps / theta, decay / theta] == pytest.approx(
+        [0.25, 0.17677670, 1.41421356, 2.82842712], rel=1e-7
+    )
+
+
+def test_a_spectral_update_has_the_norm_that_the_condition_asks_for() -> None:
+    """2310.17813, condition 1: sqrt(fan_out / fan_in) for hidden matrices, at every depth; eps as Qiu et al."""
+    ratios = Ratios(fan_in=4, fan_out=8, depth=2, absolute=Ratios(fan_in=64, fan_out=256, depth=4))
+    assert numbers("spectral", "muon", "hidden.up", ratios) == pytest.approx([1 / 2, 1, 2, (4 / 8) ** 0.5 / 2, 1])
+    assert numbers("spectral", "muon", "hidden.outer", ratios) == pytest.approx([1 / 2, 1, 2, (4 / 8) ** 0.5, 1])
+    assert rule("spectral", "muon", "hidden.up").optimizer is None
+    for role in ("embedding.token", "readout", "vector.gain", "vector.outer"):
+        row = rule("spectral", "muon", role)
+        assert row.optimizer == "adamw"
+        assert replace(row, optimizer=None) == rule("completep", "adam", role)
 
 
 BASED = [name for name, scheme in SCHEMES.items() if scheme.needs]

@@ -310,7 +310,17 @@ def test_the_absorbed_form_trains_the_same() -> None:
             for tensor in plan.tensors
         ),
     )
-    assert losses(absorbed, 6, torch.float64) == pytest.approx(losses(plan, 6, torch.float64), rel=1e-9)
+    assert losses(absorbed, 6, torch.float64) == pytest.approx(losses(plan, 6, torch.float64), rel=1e-10)
+
+
+def test_betas_follow_the_batch_and_are_clamped() -> None:
+    """Complete(d)P: 1 - beta times m_B/m_D; at 1/2 0.9 -> 0.95 and 0.95 -> 0.975; where it asks for more than 1, 0."""
+    base = {"name": "completedp", "base_tokens": 768, "base_batch_tokens": 64}
+    longer = resolve(tiny(parametrization=base, train={"tokens": 768 * 4, "batch_tokens": 128}))
+    assert longer.steps == 2 * 768 / 64
+    assert all(tensor.betas == pytest.approx((0.95, 0.975)) for tensor in longer.tensors)
+    shorter = resolve(tiny(parametrization={**base, "base_tokens": 768 * 15}))
+    assert all(tensor.betas == pytest.approx((0.0, 0.25)) for tensor in shorter.tensors)
 
 
 # --- roles and groups ---
