@@ -164,7 +164,8 @@ SCHEMES: dict[str, Scheme] = {
         alpha=(0.5, 1.0),
     ),
     "completedp": Scheme(
-        source="Complete(d)P (arXiv:2512.22382), Table 1, its readout in the multiplier form",
+        source="Complete(d)P (arXiv:2512.22382), Table 1, its readout in the multiplier form; eps of output norms as "
+        "printed there, though their gradient goes as 1/m_out",
         rules={"adam": {role: _with_run(rule) for role, rule in COMPLETED_P.items()}},
         residual=Power(alpha=-1),
         alpha=(0.5, 1.0),

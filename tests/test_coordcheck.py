@@ -180,6 +180,21 @@ def test_passes_need_no_diagnosis():
     assert diagnose([verdict("width", "init", "logits", -0.5)], TERMS) == []
 
 
+def test_an_eps_as_its_paper_prints_it_is_said_and_is_no_fault():
+    """Complete(d)P's table leaves eps of the final norm, whose gradient goes as 1/m_out."""
+    terms = replace(TERMS, scheme="completedp", eps={"vector.outer": 0.0, "readout": -1.0})
+    printed = verdict("width", "gradient", "vector.outer", -1.0, terms=terms)
+    assert printed.outcome == "as printed"
+    assert "Complete(d)P's table 1" in printed.source
+    assert verdict("width", "gradient", "vector.outer", -2.0, terms=terms).outcome == "FAIL"
+    assert verdict("width", "gradient", "vector.outer", 0.0, terms=terms).outcome == "PASS"
+    assert verdict("width", "gradient", "readout", -2.0, terms=terms).outcome == "FAIL"
+    ladder = Ladder("width", SIZES, True, {}, (printed,), ())
+    found = Check(config(), 10, 3, (ladder,))
+    assert found.passed
+    assert "vector.outer: Complete(d)P's table 1 leaves eps" in to_text(found)
+
+
 # --- measuring ---
 
 
@@ -270,6 +285,25 @@ def test_default_widths_hold_whole_heads():
     assert sizes == (96, 192, 384, 768)
     fixed = {"name": "gpt", "width": 32, "depth": 2, "heads": 2}
     assert default_widths(resolve(config(fixed)).config) == (64, 128, 256, 512)
+
+
+def test_a_fixed_number_of_key_heads_stays():
+    """Where the config's own is that of the base: widths are whole numbers of groups, of any size."""
+    base = {"name": "completep", "base_width": 32, "base_depth": 2, "base_kv_heads": 2}
+    fixed = resolve(config(GPT | {"width": 64, "kv_heads": 2}, parametrization=base)).config
+    assert default_widths(fixed) == (64, 128, 256, 512)
+    wide = at_size(fixed, "width", 256, seed=3)
+    assert (wide.shape.heads, wide.shape.kv_heads, wide.base_shape.kv_heads) == (16, 2, 2)
+    grown = resolve(config(GPT | {"width": 64, "kv_heads": 4}, parametrization=base)).config
+    assert at_size(grown, "width", 256, seed=3).shape.kv_heads == 16
+
+
+def test_gradients_of_key_heads_that_are_shared_by_more_and_more():
+    """Of one key head for ever more query heads: eps stays (its fan-out does), the sum grows as they agree or not."""
+    terms = replace(TERMS, eps={"hidden.key": 0.0, "hidden.value": 0.0}, group=1.0)
+    for name in terms.eps:
+        for exponent, outcome in ((-0.5, "PASS"), (0.0, "PASS"), (-1.0, "FAIL"), (0.5, "FAIL")):
+            assert verdict("width", "gradient", name, exponent, terms=terms).outcome == outcome
 
 
 def test_query_heads_per_key_head_stay():
@@ -417,6 +451,16 @@ def test_a_readout_that_starts_at_zero_is_no_fault(runs):
     assert outcomes["init", "logits"] == "zero"
     assert outcomes["gradient", "hidden.up"] != "zero"
     assert found.passed
+
+
+def test_one_key_head_at_every_width_passes(runs):
+    base = {"name": "completep", "base_width": 32, "base_depth": 2, "init_std": 0.1, "base_kv_heads": 1}
+    one = config(GPT | {"kv_heads": 1}, parametrization=base)
+    found = check(one, widths=(32, 64, 128), depths=(), steps=4, seeds=2, runs=runs, workers=1)
+    assert found.passed, to_text(found)
+    promised = {one.name: (one.low, one.high) for one in over("width", found).verdicts if one.quantity == "gradient"}
+    assert promised["hidden.value"] == pytest.approx((-0.5, 0))
+    assert promised["hidden.query"] == pytest.approx((-1, -1))
 
 
 def test_text_and_json_say_the_same(small):

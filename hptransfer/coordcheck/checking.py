@@ -31,6 +31,10 @@ from hptransfer.observing import pattern
 from hptransfer.plan import Plan
 from hptransfer.scaling import resolve
 
+GRADIENTS = 3
+"""Steps whose gradients are judged: later ones tell how far each size has come. A ResNet at its best lr
+(configs/resnet.yaml) has slopes of -1.0 over its first three steps and of -0.4 over ten, with -1 promised."""
+
 Key = tuple[Axis, int, int]
 """(axis, size, seed) of a run."""
 Values = dict[tuple[str, str, int], npt.NDArray[np.float64]]
@@ -151,7 +155,8 @@ def _collect(measured: Mapping[Key, list[Measurement]], axis: Axis, sizes: Seque
 
 
 def _ladder(axis: Axis, plans: Sequence[Plan], values: Values) -> Ladder:
-    """The verdicts: on activations as initialised, on changes and gradients by their geometric mean over the steps."""
+    """The verdicts: on activations as initialised, on changes by their geometric mean over the steps, on gradients by
+    that over the first GRADIENTS."""
     name = plans[0].config.parametrization.name
     sizes = tuple(sorted({getattr(plan.config.model, axis) for plan in plans}))
     terms = _terms(axis, sizes, plans[:: len(plans) // len(sizes)])
@@ -163,23 +168,27 @@ def _ladder(axis: Axis, plans: Sequence[Plan], values: Values) -> Ladder:
         elif step == 0:
             what["init", module].append(rms)
     verdicts = tuple(
-        judge(axis, quantity, module, sizes, _geometric_mean(rms), terms, roles.get(module, ""))
+        judge(axis, quantity, module, sizes, _typical(quantity, rms), terms, roles.get(module, ""))
         for (quantity, module), rms in what.items()
     )
     return Ladder(axis, sizes, claims(name, axis), values, verdicts, tuple(diagnose(verdicts, terms)))
 
 
-def _geometric_mean(steps: Sequence[npt.NDArray[np.float64]]) -> npt.NDArray[np.float64]:
-    """Over the steps at which no run has 0 (a gradient behind a readout that starts at zero, say); else 0."""
+def _typical(quantity: Quantity, steps: Sequence[npt.NDArray[np.float64]]) -> npt.NDArray[np.float64]:
+    """Geometric mean over the steps at which no run has 0 (a gradient behind a readout that starts at zero, say),
+    of gradients over the first of them; else 0."""
     kept = [rms for rms in steps if (rms != 0).all()] or [np.zeros_like(steps[0])]
+    judged = kept[:GRADIENTS] if quantity == "gradient" else kept
     with np.errstate(all="ignore"):
-        return np.asarray(np.exp(np.mean(np.log(np.stack(kept)), axis=0)))
+        return np.asarray(np.exp(np.mean(np.log(np.stack(judged)), axis=0)))
 
 
 def _terms(axis: Axis, sizes: Sequence[int], plans: Sequence[Plan]) -> Terms:
     """What the promises depend on; `plans` are one per size."""
     config = plans[0].config
-    heads = [getattr(plan.config.shape, "head_dim", 1) for plan in plans]
+    shapes = [plan.config.shape for plan in plans]
+    heads = [getattr(shape, "head_dim", 1) for shape in shapes]
+    groups = [shape.heads / shape.kv_heads if hasattr(shape, "heads") else 1 for shape in shapes]
     eps: dict[str, float] = {}
     if scales_eps(config.parametrization.name) and config.parametrization.scale_eps:
         by_role = [
@@ -190,6 +199,7 @@ def _terms(axis: Axis, sizes: Sequence[int], plans: Sequence[Plan]) -> Terms:
         scheme=config.parametrization.name,
         alpha=residual_exponent(config.parametrization.name, config.parametrization.depth_exponent) or 1.0,
         head=_exponent(sizes, heads),
+        group=_exponent(sizes, groups),
         normalised=config.optimizer.name != "sgd",
         eps=eps,
     )

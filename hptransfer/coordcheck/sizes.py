@@ -28,17 +28,27 @@ def _width_unit(config: RunConfig) -> int:
     shape = config.shape
     if not hasattr(shape, "heads"):
         return 1
-    return 2 * int(shape.heads) if _fixed_heads(config) else int(shape.head_dim * shape.heads // shape.kv_heads)
+    if _fixed_heads(config):
+        return 2 * int(shape.heads)
+    return int(shape.head_dim * (shape.kv_heads if _fixed_kv_heads(config) else shape.heads // shape.kv_heads))
 
 
 def _fixed_heads(config: RunConfig) -> bool:
     return getattr(config.model, "heads", None) is not None
 
 
+def _fixed_kv_heads(config: RunConfig) -> bool:
+    """Whether the config says that the base has as many of them: then every width has."""
+    kv_heads = getattr(config.model, "kv_heads", None)
+    return kv_heads is not None and kv_heads == config.parametrization.base_kv_heads
+
+
 def at_size(config: RunConfig, axis: Axis, size: int, seed: int) -> RunConfig:
-    """The (resolved) config with another width or depth and seed; query heads per key head stay."""
+    """The (resolved) config with another width or depth and seed. Query heads per key head stay, or the number of key
+    heads does where the config's own is base_kv_heads too."""
     model: dict[str, Any] = {axis: size}
-    if axis == "width" and getattr(config.model, "kv_heads", None) and not _fixed_heads(config):
+    grows = not _fixed_heads(config) and not _fixed_kv_heads(config)
+    if axis == "width" and getattr(config.model, "kv_heads", None) and grows:
         model["kv_heads"] = max(1, size // _width_unit(config))
     try:
         return config.updated(model=model, train={"seed": seed})

@@ -43,6 +43,8 @@ def conclusions(check: Check) -> Iterator[str]:
         tail = f", {unsure} unsure (more seeds would tell)" if unsure else ""
         yield f"{ladder.axis}: {ladder.outcome}: {ladder.failed} of {len(ladder.verdicts)} slopes fail{tail}"
         yield from (f"  {diagnosis}" for diagnosis in ladder.diagnoses)
+        printed = [verdict for verdict in ladder.verdicts if verdict.outcome == "as printed"]
+        yield from (f"  {verdict.name}: {verdict.source}" for verdict in printed)
     if name in STANDARD:
         yield f"{name} itself promises nothing: it is held to what the transfer of hyperparameters needs"
 

@@ -52,7 +52,8 @@ class Parametrization(Section):
     base_head_dim: Count | None = None
     """Head size at the base shape. Default: follows from heads or head_dim."""
     base_kv_heads: Count | None = None
-    """Key and value heads at the base shape. Default: the same number of query heads per key head as the model."""
+    """Key and value heads at the base shape. Default: the same number of query heads per key head as the model. As many
+    as the model has: their number stays over width (`check` keeps it too)."""
     base_ffn_ratio: Positive | None = None
     """ffn_ratio at the base shape. Default: the model's."""
     base_tokens: Count | None = None
