@@ -91,30 +91,30 @@ class Proposal:
 def propose(laws: Laws, tuned: RunConfig, budget: float) -> Proposal:
     """The rung at the largest shape, the target's own if it can be, that `budget` (of the target's FLOPs) pays for.
 
-    UserError where not even LEAST_STEPS steps of a shape or budget beyond the laws' runs are paid for, and where the
-    laws don't hold for the config.
+    It is as long as the shortest of the laws' runs, and LEAST_STEPS steps, at least: the beginning of a run follows
+    no power law, and its best lr is not that of the end. UserError where no such rung that is larger or longer than
+    all of the laws' runs is paid for, and where the laws don't hold for the config.
     """
     recommended = predict_for(laws, size_of_config(tuned), tuned.batch_tokens)
     target, smaller = halvings(tuned)
-    for rung in (target, *smaller):
+    rungs = [(rung, _least_steps(laws, rung.params, tuned.batch_tokens)) for rung in (target, *smaller)]
+    for rung, least in rungs:
         steps = min(int(budget * target.flops / RUNS / (rung.flops / rung.steps) * (1 + 1e-9)), target.steps)
-        if steps >= LEAST_STEPS and _beyond(laws, rung.params, steps * tuned.batch_tokens):
+        if steps >= least:
             return _at(laws, tuned, recommended, target, rung, steps)
-    needed = [
-        RUNS * LEAST_STEPS * rung.flops / rung.steps / target.flops
-        for rung in (target, *smaller)
-        if _beyond(laws, rung.params, 0)
-    ]
-    least = f"; {math.ceil(min(needed) * 1000) / 10:g}% would do" if needed else ""
+    needed = [RUNS * least * rung.flops / rung.steps / target.flops for rung, least in rungs if least <= target.steps]
+    enough = f"; {math.ceil(min(needed) * 1000) / 10:g}% would do" if needed else ""
     raise UserError(
-        f"--budget {budget * 100:g}%: does not pay for three runs of at least {LEAST_STEPS} steps that are larger or "
-        f"longer than the runs of the laws{least}"
+        f"--budget {budget * 100:g}%: does not pay for three runs that are larger or longer than those of the laws, "
+        f"with at least {LEAST_STEPS} steps and the tokens of their shortest{enough}"
     )
 
 
-def _beyond(laws: Laws, params: float, tokens: float) -> bool:
-    """Whether a run of this size would be larger or longer than any that the laws were fitted to."""
-    return params > laws.largest("params") * 1.001 or tokens > laws.largest("tokens") * 1.001
+def _least_steps(laws: Laws, params: float, batch_tokens: int) -> int:
+    """With which a run of this size is larger or longer than any that the laws were fitted to, and long enough."""
+    least = max(LEAST_STEPS, math.ceil(laws.smallest("tokens") * 0.99 / batch_tokens))
+    larger = params > laws.largest("params") * 1.001
+    return least if larger else max(least, math.floor(laws.largest("tokens") * 1.001 / batch_tokens) + 1)
 
 
 def _at(laws: Laws, tuned: RunConfig, there: Prediction, target: Rung, rung: Rung, steps: int) -> Proposal:

@@ -1,6 +1,7 @@
 """confirm: what is proposed for a budget, that it is run, judged and learnt from, and what is refused."""
 
 import math
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -29,7 +30,7 @@ def target(**sections: dict[str, object]) -> RunConfig:
     return RunConfig.model_validate(plain(**{**big, **sections}))
 
 
-def rows(shapes: list[tuple[int, int]], tokens: float = 64.0 * 1000, best: float = BEST) -> list[Row]:
+def rows(shapes: list[tuple[int, int]], tokens: float = 64.0 * LEAST_STEPS, best: float = BEST) -> list[Row]:
     """Cells with one and the same best lr, an exact parabola in ln lr."""
     known = recipe(target(), "0123456789")
     return [
@@ -83,10 +84,26 @@ def test_a_smaller_budget_pays_for_a_smaller_shape_and_a_larger_one_for_no_more_
 
 
 def test_a_budget_that_pays_for_nothing_new_names_the_one_that_would_do(laws: Laws, tuned: RunConfig) -> None:
-    with pytest.raises(UserError, match=r"--budget 1%: .* at least 100 steps .* 7\.5% would do") as refused:
-        propose(laws, tuned, 0.01)
+    with pytest.raises(UserError, match=r"--budget 0\.1%: .* at least 100 steps .*; (.*)% would do") as refused:
+        propose(laws, tuned, 0.001)
+    found = re.search(r"([\d.]+)% would do", str(refused.value))
+    assert found is not None
     assert "\n" not in str(refused.value)
-    assert propose(laws, tuned, 0.0751).rung.steps == LEAST_STEPS
+    rung = propose(laws, tuned, float(found[1]) / 100).rung
+    assert rung.model == {"width": 16, "depth": 2}, "the cheapest: longer, not larger"
+    assert LEAST_STEPS < rung.steps < 2 * LEAST_STEPS
+
+
+def test_a_rung_is_not_shorter_than_every_run_of_the_laws(tuned: RunConfig) -> None:
+    """The best lr of the first steps of a run is not that of its end: such a rung would say NO-GO to good laws."""
+    long = fit(rows([(16, 2), (32, 4)], tokens=64.0 * 1000))
+    rung = propose(long, tuned, 0.08).rung
+    assert rung.model == {"width": 16, "depth": 2}
+    assert rung.tokens > 64 * 1000
+    assert propose(long, tuned, 0.751).rung.steps == 1001
+    full = fit(rows([(16, 2), (32, 4)], tokens=64.0 * 4000))
+    with pytest.raises(UserError, match=r"the tokens of their shortest; 297% would do"):
+        propose(full, tuned, 0.08)
 
 
 def test_the_sweep_makes_the_runs_that_were_proposed(laws: Laws, tuned: RunConfig) -> None:
@@ -179,7 +196,7 @@ def test_from_plan_to_verdict_on_the_command_line(swept: Path, capsys: pytest.Ca
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (["--budget", "1%"], "--budget 1%: does not pay for three runs of at least 100 steps"),
+        (["--budget", "1%"], "--budget 1%: does not pay for three runs that are larger or longer"),
         (["--budget", "8%", "--laws", "none.yaml"], "none.yaml: "),
         (["--budget", "8%", "parametrization.name=mup"], "the laws do not hold for this target"),
     ],

@@ -106,12 +106,6 @@ def test_a_loss_far_above_the_foreseen_is_no_go_and_one_below_is_none(laws: Laws
     assert judge(laws, line, {lr: loss and loss * 0.8 for lr, loss in losses.items()}).go
 
 
-def test_a_rung_shorter_than_every_run_is_not_held_to_the_loss(laws: Laws) -> None:
-    short = replace(line_of(laws), at={**AT, "tokens": BASE_TOKENS / 4})
-    losses = {lr: loss and loss * 2 for lr, loss in measured(WORLD, spaced(laws, short), 0.0).items()}
-    assert not any("the loss at the recommended lr" in line for line in judge(laws, short, losses).objections)
-
-
 def test_divergence(laws: Laws) -> None:
     line = line_of(laws)
     low, middle, high = spaced(laws, line)

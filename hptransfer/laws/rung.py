@@ -5,8 +5,7 @@ The rung is a line: one shape, budget, batch and weight decay; only the lr moves
 show speaks against the laws. Three questions, each with one number:
 
 1. Does the recommended lr train, and is its loss no higher than the upper end of the laws' 95 % interval? A loss above
-   it says that something else than the lr is wrong (one-sided, false alarms 2.5 %); a lower one is no objection. A rung
-   shorter than every run of the laws is not held to it: the beginning of a run follows no power law.
+   it says that something else than the lr is wrong (one-sided, false alarms 2.5 %); a lower one is no objection.
 2. Do the laws have the best lr where the runs have it? The runs' own best lr comes from their losses alone: floor and
    place of the valley are free (flat priors), only its shape is the laws'. The laws' place and the runs' place, each
    with its uncertainty, may not lie further apart than in 5 % of draws. This is Box's check of a prior against data
@@ -133,7 +132,7 @@ def judge(laws: Laws, line: Line, losses: Mapping[float, float | None], toleranc
     if foreseen.loss is not None:
         expected = f"{foreseen.loss.middle:.4f} ({foreseen.loss.low:.4f} to {foreseen.loss.high:.4f})"
         notes.append(f"loss at the recommended lr: {measured:.4f}, foreseen {expected}")
-        if measured > foreseen.loss.high and line.at["tokens"] >= laws.smallest("tokens") * 0.99:
+        if measured > foreseen.loss.high:
             objections.append(
                 f"the loss at the recommended lr is {measured:.4f}, foreseen at most {foreseen.loss.high:.4f}"
             )
