@@ -197,6 +197,15 @@ def test_a_best_batch_at_the_end_of_the_sweep_is_named() -> None:
     assert any("low end of its sweep; sweep smaller batches" in warning for warning in fit(rows).warnings)
 
 
+def test_models_mixed_in_one_cell_are_suspected() -> None:
+    """Four mixtures of experts of one total size; by active parameters they are four cells."""
+    rows = scattered(QUIET, runs=20, sizes=[(active * 1e6, 2e7) for active in (1, 2, 4, 8)])
+    apart = fit(rows, resamples=0, validate=False)
+    mixed = fit([replace(row, params=1.6e7, width=None, depth=None) for row in rows], resamples=0, validate=False)
+    assert any("cells look to mix models" in warning for warning in mixed.warnings)
+    assert not any("cells look to mix models" in warning for warning in apart.warnings)
+
+
 def test_weight_decay_alone() -> None:
     laws = fit(decays(best=0.25))
     assert laws.coordinates == ("timescale",)

@@ -16,6 +16,8 @@ from hptransfer.laws.uncertainty import covariance
 from hptransfer.laws.valley import Booleans, evaluate
 from hptransfer.records import Row
 
+MIXED = 0.03
+"""Runs at the floor differ by 0.1 % to 2 % of their loss (priors.NOISE_NEAR); more is not noise."""
 FEW_RUNS = 4
 """Finished runs below which a cell says little about its own optimum."""
 
@@ -255,6 +257,11 @@ def _guards(laws: Laws) -> list[str]:
         warnings.append(
             f"{few} of {len(laws.cells)} cells have fewer than {FEW_RUNS} finished runs: "
             "their optima lean on the other cells and on the prior"
+        )
+    if laws.noise.near > MIXED:
+        warnings.append(
+            f"runs at the floor of a cell differ by {laws.noise.near:.1%} of their loss: cells look to mix models or "
+            "recipes; columns that tell them apart (params, width, depth, a part of the recipe) make them cells"
         )
     if len({one.cell.params for one in laws.cells}) == 1:
         warnings.append(f"runs of one size only: {measured.format('size')}")
