@@ -154,6 +154,7 @@ VERBS = (
             option("--target", required=True, metavar="CONFIG", dest="config", help="the target's run config"),
             BUDGET,
             option("--batch", action="store_true", help="sweep lr and batch together"),
+            RUNS,
             OUTPUT,
         ),
         overrides=True,

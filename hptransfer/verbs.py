@@ -170,12 +170,13 @@ def ladder(args: argparse.Namespace) -> int:
     from hptransfer.config import load_config, to_yaml
     from hptransfer.files import write_atomic
     from hptransfer.laws.ladder import halvings, propose
+    from hptransfer.sweeps.progress import seconds_per_flop
 
     with about(args.config):
         config = load_config(args.config, args.overrides)
         target, rungs = halvings(config)
     found = propose(target, rungs, args.budget, sweep_batch=args.batch, parametrization=config.parametrization.name)
-    print(found.to_text())
+    print(found.to_text(seconds_per_flop(Path(args.runs))))
     plan = found.to_sweep(args.config, config.optimizer.lr, config.batch_tokens, target.tokens / target.params)
     write_atomic(Path(args.output), to_yaml(plan))
     print(args.output)

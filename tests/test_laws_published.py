@@ -122,6 +122,12 @@ def test_a_ladder_keeps_to_its_budget_and_narrows_with_it() -> None:
     assert large.flops <= 0.2 * TARGET.flops
     assert large.interval < small.interval
     assert [rung.params for rung in small.rungs] == sorted(rung.params for rung in small.rungs)
+    said = small.to_text(seconds_per_flop=3600 / small.flops)
+    assert "about 60 min on one worker" in said
+    assert "no estimate of the time" in small.to_text()
+    growth = (TARGET.tokens / small.rungs[-1].tokens) ** 0.5
+    assert f"The best batch grows about {growth:.2g} times" in said
+    assert "--batch" not in replace(small, sweep_batch=True).to_text()
     sweep = small.to_sweep("configs/x.yaml", 0.01, 4096, 20)
     assert sweep["method"] == "grid"
     lrs = sweep["parameters"]["optimizer.lr"]["values"]

@@ -14,9 +14,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hptransfer.errors import UserError
+from hptransfer.laws import priors
 from hptransfer.laws.fitting import fit
 from hptransfer.laws.synthetic import BASE_PARAMS, BASE_TOKENS, World
 from hptransfer.records import Row
+from hptransfer.tables import duration
 
 if TYPE_CHECKING:
     from hptransfer.config import RunConfig
@@ -62,8 +64,14 @@ class Ladder:
         """Of all its runs."""
         return self.runs_per_rung * sum(rung.flops for rung in self.rungs)
 
-    def to_text(self, flops_per_second: float | None = None) -> str:
-        """The rungs, the cost, and the interval to expect."""
+    @property
+    def batch_growth(self) -> float:
+        """By which the best batch grows from the largest rung to the target, by the prior's power of tokens."""
+        growth: float = (self.target.tokens / self.rungs[-1].tokens) ** priors.BATCH["tokens"][0]
+        return growth
+
+    def to_text(self, seconds_per_flop: float | None = None) -> str:
+        """The rungs, the cost, the interval to expect, and what is swept jointly."""
         swept = "random (lr, batch) pairs" if self.sweep_batch else "lrs, an octave apart"
         lines = [
             f"{_shape(rung)}: {rung.params:.3g} parameters, {rung.tokens:.3g} tokens in {rung.steps} steps, "
@@ -72,10 +80,19 @@ class Ladder:
         ]
         share = self.flops / self.target.flops
         lines.append(f"in all {self.flops:.3g} FLOPs, {share * 100:.2g} % of one run of the target")
-        if flops_per_second:
-            lines.append(f"about {self.flops / flops_per_second / 3600:.2g} hours at {flops_per_second:.3g} FLOP/s")
+        if seconds_per_flop:
+            lines.append(
+                f"about {duration(self.flops * seconds_per_flop)} on one worker as fast as for the runs so far"
+            )
+        else:
+            lines.append("no estimate of the time: there is no ended run in --runs to take the speed from")
         half = math.sqrt(self.interval)
         lines.append(f"expected 95 % interval of the target's lr: within a factor of {half:.2f} either way")
+        if not self.sweep_batch:
+            lines.append(
+                "swept: lr; batch and weight decay stay as in the config. The best batch grows about "
+                f"{self.batch_growth:.2g} times from the largest rung to the target: --batch sweeps both jointly"
+            )
         return "\n".join(lines)
 
     def to_sweep(self, config: str, lr: float, batch_tokens: int, tokens_per_param: float) -> dict[str, Any]:
