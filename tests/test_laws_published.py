@@ -13,6 +13,7 @@ from hptransfer.laws.compare import compare, to_text
 from hptransfer.laws.ladder import LEAST_STEPS, Rung, halvings, propose
 from hptransfer.laws.published import LAWS, listing, predict_published, rivals, show
 from hptransfer.laws.synthetic import BASE_PARAMS, BASE_TOKENS, World
+from hptransfer.laws.timescale import timescale
 from hptransfer.records import Row
 
 
@@ -81,6 +82,25 @@ def test_compare_with_held_out_runs() -> None:
     assert "warning: 1 of 1 cells" in to_text(compare(laws, rows_of(world, [2])))
 
 
+def test_compare_scores_weight_decay_too() -> None:
+    """With the floor at a timescale of 0.1 (D / N / 20)^-0.5: a weight decay that is carried over loses."""
+
+    def sweep(params: float, tokens: float) -> list[Row]:
+        best = 0.1 * (tokens / params / 20) ** -0.5
+        return [
+            Row(params, tokens, lr, 2e4, 3 * params**-0.05 * math.exp(0.02 * u * u + 0.02 * t * t), weight_decay=decay)
+            for lr in (1e-3, 2e-3, 4e-3, 8e-3)
+            for decay in (0.0, 0.3, 1.0, 3.0)
+            for u, t in [(math.log(lr / 4e-3), math.log(timescale(lr * decay * tokens / 2e4) / best))]
+        ]
+
+    laws = fit([row for tokens in (2e7, 4e7, 8e7) for row in sweep(1e6, tokens)])
+    (cell,) = compare(laws, sweep(1e6, 64e7))
+    assert cell.inside == {"lr": True, "timescale": True}
+    assert cell.regret["laws"] < 0.003 < cell.regret["largest proxy"]
+    assert "1 of 1 best weight decays inside" in to_text([cell])
+
+
 def test_compare_refuses_another_recipe() -> None:
     laws = fit(rows_of(World(), [0, 1]))
     with pytest.raises(UserError, match="parametrization: the runs have sp, the target has mup"):
@@ -99,7 +119,25 @@ def test_figures_of_a_fit() -> None:
     assert left is not None
     drawn = sum(len(line.get_xdata()) for line in left.axes[0].lines[:-1])
     assert drawn == sum(row.status == "finished" for row in rows)
-    assert len(figures.against_rivals(laws, 1e9, 2e10).axes) == 2
+    prediction = laws.predict(params=1e9, tokens=2e10)
+    rivals = figures.against_rivals(prediction)
+    assert rivals is not None
+    own, *theirs = (float(line.get_xdata()[0]) for line in rivals.axes[0].lines[1:])
+    assert own == pytest.approx(math.log2(prediction.lr.value))
+    lrs = [math.log2(values["lr"]) for values in prediction.rivals.values() if "lr" in values]
+    assert theirs == pytest.approx(lrs)
+    assert figures.against_rivals(replace(prediction, rivals={})) is None
+    bands = figures.optima(laws)
+    assert bands is not None
+    assert [axis.get_ylabel() for axis in bands.axes] == ["best lr"] * 2 + ["best batch_tokens"] * 2
+    coverage = figures.left_out(laws)
+    assert coverage is not None
+    (points, *_), *rest = coverage.axes[0].containers
+    assert len(rest) + 1 == len(laws.validation)
+    assert points.get_xdata()[0] == pytest.approx(laws.validation[0].miss["lr"] / math.log(2))
+    alone = fit(rows_of(World(), [0]))
+    assert figures.optima(alone) is None
+    assert figures.left_out(alone) is None
     assert figures.valley_contours(rows, fit(rows_of(World(), [0], runs=1))) is None
 
 

@@ -10,9 +10,12 @@ from hptransfer.errors import UserError
 from hptransfer.laws.evidence import Evidence, gather, point
 from hptransfer.laws.laws import Laws
 from hptransfer.laws.pooled import Pooled, fit_pooled
-from hptransfer.laws.predict import Prediction
+from hptransfer.laws.predict import Prediction, applied_factor
+from hptransfer.laws.timescale import timescale
 from hptransfer.laws.valley import evaluate
 from hptransfer.records import Row
+
+PLURALS = {"lr": "lrs", "batch_tokens": "batches", "timescale": "weight decays"}
 
 
 @dataclass(frozen=True)
@@ -30,12 +33,13 @@ class Compared:
     inside: Mapping[str, bool]
     """Whether the 95 % interval holds it, within the uncertainty of that optimum."""
     regret: Mapping[str, float]
-    """By predictor: `laws`, published ones, `largest proxy` (its own best, unchanged)."""
+    """By predictor: `laws`, published ones, `largest proxy` (its own best, unchanged). Who says nothing of weight decay
+    leaves it at that of the largest proxy."""
 
 
 def compare(laws: Laws, rows: Sequence[Row]) -> list[Compared]:
     """Every cell of `rows`; UserError where their recipe differs from the laws', or nothing was swept in them."""
-    evidence = gather(rows)
+    evidence = gather(rows, pool=True)
     if differences := laws.differences(evidence.recipe):
         raise UserError("the held-out runs are of another recipe than the laws\n  " + "\n  ".join(differences))
     if evidence.problem is None or not set(evidence.problem.coordinates) & {"lr", "batch_tokens"}:
@@ -61,8 +65,10 @@ def to_text(compared: Sequence[Compared]) -> str:
     widths = [max(len(line[i]) for line in lines) for i in range(len(head))]
     text = "\n".join("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in lines)
     seen = sum(one.seen for one in compared)
-    held = [one for one in compared if "lr" in one.inside]
-    notes = [f"{sum(one.inside['lr'] for one in held)} of {len(held)} best lrs inside their 95 % intervals"]
+    notes = []
+    for name, plural in PLURALS.items():
+        if held := [one.inside[name] for one in compared if name in one.inside]:
+            notes.append(f"{sum(held)} of {len(held)} best {plural} inside their 95 % intervals")
     if seen:
         notes.append(f"warning: {seen} of {len(compared)} cells are among those that the laws were fitted to")
     return "\n".join([text, "", *notes])
@@ -76,28 +82,51 @@ def _compared(laws: Laws, evidence: Evidence, pooled: Pooled, c: int) -> Compare
         params=cell.params, tokens=cell.tokens, width=cell.width, depth=cell.depth, batch_tokens=fixed
     )
     near = max(laws.cells, key=lambda one: one.cell.params * one.cell.tokens)
+    carried = {} if near.cell.weight_decay is None else {"weight_decay": near.cell.weight_decay}
+    said = {"lr": prediction.lr, "batch_tokens": prediction.batch_tokens}
+    if prediction.weight_decay is not None:
+        said["weight_decay"] = prediction.weight_decay
     candidates: dict[str, Mapping[str, float]] = {
-        "laws": {"lr": prediction.lr.value, "batch_tokens": prediction.batch_tokens.value},
-        **{name: values for name, values in prediction.rivals.items() if "lr" in values},
-        "largest proxy": {name: math.exp(value) for name, value in near.optimum.items()},
+        "laws": {name: estimate.value for name, estimate in said.items()},
+        **{
+            name: {"batch_tokens": prediction.batch_tokens.value, **carried, **values}
+            for name, values in prediction.rivals.items()
+            if "lr" in values
+        },
+        "largest proxy": {
+            "batch_tokens": near.cell.batch_tokens,
+            **carried,
+            **{name: math.exp(value) for name, value in near.optimum.items()},
+        },
     }
     optimum, sd = pooled.optima[c], pooled.offsets_sd[c, 1:]
     shape = problem.split(pooled.coefficients)[1]
     regret = {}
     for name, values in candidates.items():
-        given = [values.get(coordinate) for coordinate in problem.coordinates]
-        x = [math.log(value) if value else float(optimum[j]) for j, value in enumerate(given)]
+        at = _coordinates(laws, here, values)
+        x = [math.log(at[name]) if name in at else float(optimum[j]) for j, name in enumerate(problem.coordinates)]
         regret[name] = float(evaluate(problem.coordinates, shape, np.array(x) - optimum).excess)
-    estimates = {"lr": prediction.lr, "batch_tokens": prediction.batch_tokens}
     inside = {}
     for j, name in enumerate(problem.coordinates):
-        estimate = estimates.get(name)
+        key = "weight_decay" if name == "timescale" else name
+        estimate = said.get(key)
         if estimate is not None and estimate.low is not None and estimate.high is not None:
+            ends = [_coordinates(laws, here, {**candidates["laws"], key: end}) for end in (estimate.low, estimate.high)]
+            low, high = sorted(math.log(end[name]) for end in ends)
             slack = 1.96 * float(sd[j])
-            inside[name] = math.log(estimate.low) - slack <= optimum[j] <= math.log(estimate.high) + slack
+            inside[name] = low - slack <= optimum[j] <= high + slack
     seen = any(
         all(abs(math.log(here[name] / getattr(one.cell, name))) < 0.01 for name in ("params", "tokens"))
         for one in laws.cells
     )
     best = {name: math.exp(float(optimum[j])) for j, name in enumerate(problem.coordinates)}
     return Compared(cell.params, cell.tokens, cell.runs, seen, prediction, best, inside, regret)
+
+
+def _coordinates(laws: Laws, here: Mapping[str, float], values: Mapping[str, float]) -> dict[str, float]:
+    """lr, batch and, where there is a weight decay, the timescale that it means with them."""
+    at = {name: values[name] for name in ("lr", "batch_tokens") if name in values}
+    if len(at) == 2 and "weight_decay" in values:
+        fades = at["lr"] * values["weight_decay"] * applied_factor(laws, here) * here["tokens"] / at["batch_tokens"]
+        at["timescale"] = float(timescale(fades))
+    return at

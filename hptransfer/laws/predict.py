@@ -233,10 +233,7 @@ def _estimates(
         tau = result.pop("timescale")
         lr = result["lr"].value if "lr" in result else target["lr"]
         batch = result["batch_tokens"].value if "batch_tokens" in result else target["batch_tokens"]
-        factor = math.exp(
-            laws.applied.get("level", 0.0)
-            + sum(laws.applied.get(name, 0.0) * math.log(target.get(name, 1.0)) for name in ("width", "depth"))
-        )
+        factor = applied_factor(laws, target)
         assert tau.low is not None and tau.high is not None and tau.optimum is not None
         result["weight_decay"] = Estimate(
             *(
@@ -245,6 +242,12 @@ def _estimates(
             )
         )
     return result
+
+
+def applied_factor(laws: Laws, target: Mapping[str, float]) -> float:
+    """lr * weight_decay as applied to hidden matrices, over the same in base units."""
+    shape = sum(laws.applied.get(name, 0.0) * math.log(target.get(name, 1.0)) for name in ("width", "depth"))
+    return math.exp(laws.applied.get("level", 0.0) + shape)
 
 
 def _regret(believed: Posterior, x: Floats, fixed: frozenset[str]) -> dict[str, float]:
