@@ -7,11 +7,14 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from hptransfer.figures.style import INK, MUTED, drawing, ladder, octaves, panels, some
-from hptransfer.laws.evidence import coordinate, gather
-from hptransfer.laws.laws import FittedCell, Laws
+from hptransfer.figures.style import INK, MARK, MUTED, drawing, ladder, octaves, panels, some
+from hptransfer.laws.evidence import coordinate, gather, point
+from hptransfer.laws.fitting import quantile
+from hptransfer.laws.laws import FittedCell, Laws, LeftOut
+from hptransfer.laws.predict import Prediction, posterior
 from hptransfer.laws.valley import Floats, evaluate
 from hptransfer.records import Row
+from hptransfer.tables import amount
 
 LEVELS = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.05, 0.1)
 """Relative losses over the floor at which contours are drawn."""
@@ -55,29 +58,92 @@ def residuals(rows: Sequence[Row], laws: Laws) -> Figure | None:
     return figure
 
 
-def against_rivals(laws: Laws, params: float, tokens: float) -> Figure:
-    """The lr and batch at a target: the laws' with its 95 % interval, and what published laws say."""
-    prediction = laws.predict(params=params, tokens=tokens)
-    names = [
-        "these laws",
-        *(name for name, values in prediction.rivals.items() if {"lr", "batch_tokens"} & set(values)),
-    ]
+def optima(laws: Laws) -> Figure | None:
+    """Each cell's own optimum with its interval against params and tokens, over what the law says there (95 %); None
+    where the batch was not swept, or there is one cell."""
+    if "batch_tokens" not in laws.coordinates or len(laws.cells) < 2:
+        return None
+    believed = [np.quantile(posterior(laws, point(one.cell)).optimum, [0.025, 0.5, 0.975], 0) for one in laws.cells]
     with drawing():
-        figure, axes = panels(2, columns=2, height=1.2 + 0.3 * len(names))
+        figure, axes = panels(2 * len(laws.coordinates), columns=2, height=3.0)
+        for i, axis in enumerate(axes):
+            j, by = i // 2, ("params", "tokens")[i % 2]
+            name = laws.coordinates[j]
+            _against_size(axis, laws, name, by, [ends[:, j] / math.log(2) for ends in believed])
+            octaves(axis.yaxis, [one.optimum[name] / math.log(2) for one in laws.cells])
+            axis.set_ylabel(f"best {name}")
+    return figure
+
+
+def left_out(laws: Laws) -> Figure | None:
+    """Coverage: the left-out cells' optima as predicted from the rest, over their own, with the 95 % interval."""
+    if not laws.validation:
+        return None
+    with drawing():
+        count = len(laws.coordinates)
+        figure, axes = panels(count, columns=count, height=1.2 + 0.25 * len(laws.validation), sharey=True)
+        for axis, name in zip(axes, laws.coordinates, strict=True):
+            for place, one in enumerate(laws.validation):
+                kept = sum(getattr(cell.cell, one.by) < laws.largest(one.by) * (1 - 1e-6) for cell in laws.cells)
+                miss, half = (value / math.log(2) for value in (one.miss[name], quantile(kept) * one.sd[name]))
+                axis.errorbar(miss, place, xerr=half, fmt="o", color=INK if one.inside else MARK, ms=4, capsize=2)
+            axis.axvline(0, color=MUTED, lw=1)
+            axis.set_xlabel(f"{name}, octaves off")
+        axes[0].set_yticks(range(len(laws.validation)), [_reach(one) for one in laws.validation])
+        axes[0].invert_yaxis()
+    return figure
+
+
+def against_rivals(prediction: Prediction) -> Figure | None:
+    """The lr and batch at a target: the laws' with its 95 % interval, and what published laws say; None where none
+    does."""
+    speak = [name for name, values in prediction.rivals.items() if {"lr", "batch_tokens"} & set(values)]
+    if not speak:
+        return None
+    names = ["this law", *speak]
+    with drawing():
+        figure, axes = panels(2, columns=2, height=1.2 + 0.3 * len(names), sharey=True)
         for axis, quantity, own in zip(
             axes, ("lr", "batch_tokens"), (prediction.lr, prediction.batch_tokens), strict=True
         ):
             if own.low and own.high:
-                axis.plot([own.low, own.high], [0, 0], color=INK, lw=2)
-            axis.plot([own.value], [0], "o", color=INK)
-            for place, name in enumerate(names[1:], start=1):
-                if quantity in prediction.rivals[name]:
-                    axis.plot([prediction.rivals[name][quantity]], [place], "o", color=MUTED)
-            axis.set_xscale("log")
+                axis.plot([math.log2(own.low), math.log2(own.high)], [0, 0], color=INK, lw=2)
+            theirs = {place: prediction.rivals[name].get(quantity) for place, name in enumerate(speak, start=1)}
+            known = {0: own.value, **{place: value for place, value in theirs.items() if value}}
+            for place, value in known.items():
+                axis.plot([math.log2(value)], [place], "o", color=MUTED if place else INK)
+            ends = sorted(value for value in (*known.values(), own.low, own.high) if value)
+            ticks = dict.fromkeys((ends[0], own.value, ends[-1]))
+            axis.set_xticks([math.log2(value) for value in ticks], [f"{value:.3g}" for value in ticks])
             axis.set_xlabel(quantity)
-            axis.set_yticks(range(len(names)), names)
-            axis.invert_yaxis()
+        axes[0].set_yticks(range(len(names)), names)
+        axes[0].invert_yaxis()
     return figure
+
+
+def _against_size(axis: Axes, laws: Laws, name: str, by: str, ends: Sequence[Floats]) -> None:
+    """One panel of `optima`, in log2 both ways; a band joins the cells that differ in `by` alone."""
+    other = "tokens" if by == "params" else "params"
+    sizes = [math.log2(float(getattr(one.cell, by))) for one in laws.cells]
+    series = sorted({float(f"{getattr(one.cell, other):.2g}") for one in laws.cells})
+    for value, colour in zip(series, ladder(len(series)), strict=True):
+        members = [i for i, one in enumerate(laws.cells) if float(f"{getattr(one.cell, other):.2g}") == value]
+        members.sort(key=lambda i: sizes[i])
+        x, band = [sizes[i] for i in members], np.array([ends[i] for i in members])
+        axis.fill_between(x, band[:, 0], band[:, 2], color=colour, alpha=0.15, lw=0)
+        axis.vlines(x, band[:, 0], band[:, 2], color=colour, alpha=0.2, lw=5)
+        axis.plot(x, band[:, 1], color=colour, lw=1)
+        own = [laws.cells[i].optimum[name] / math.log(2) for i in members]
+        half = [1.96 * laws.cells[i].optimum_sd[name] / math.log(2) for i in members]
+        axis.errorbar(x, own, yerr=half, fmt="o", color=colour, ms=4, capsize=2)
+    shown = some(sorted(set(sizes)), 5)
+    axis.set_xticks(shown, [amount(2**size) for size in shown])
+    axis.set_xlabel({"params": "non-embedding parameters", "tokens": "tokens"}[by])
+
+
+def _reach(one: LeftOut) -> str:
+    """`largest params, 0.2 decades on`."""
+    return f"largest {one.by}, {one.decades[one.by]:.2g} decades on"
 
 
 def _members(rows: Sequence[Row], laws: Laws) -> dict[int, list[Row]]:

@@ -15,7 +15,7 @@ from hptransfer import figures
 from hptransfer.errors import UserError
 from hptransfer.figures.cells import anchor, cells_of
 from hptransfer.figures.curves import Curve, coarser, read_curve
-from hptransfer.figures.judged import judge
+from hptransfer.figures.judged import Judged, judge
 from hptransfer.files import write_atomic
 from hptransfer.records import Row, finite
 from hptransfer.report.content import cell_table, foremost, headline, law_section, law_table, run_table, short_name
@@ -83,7 +83,7 @@ def render(rows: Sequence[Row], laws: "Laws | None", heard: Sequence[str], title
         findings=sorted(notes, key=lambda finding: not finding.grave),
         cells=cell_table(cells),
         judged=law_table(judged),
-        figures=_figures(rows, laws, curves),
+        figures=_figures(rows, laws, foremost(judged), curves),
         law=law_section(laws) if laws else None,
         table=run_table(cells),
         data=finite(_data(rows, configs, curves)),
@@ -93,7 +93,9 @@ def render(rows: Sequence[Row], laws: "Laws | None", heard: Sequence[str], title
     )
 
 
-def _figures(rows: Sequence[Row], laws: "Laws | None", curves: Mapping[str, Curve]) -> dict[str, str]:
+def _figures(
+    rows: Sequence[Row], laws: "Laws | None", at: Judged | None, curves: Mapping[str, Curve]
+) -> dict[str, str]:
     """Those that the evidence allows, as SVG."""
     drawn = {
         "u_curves": figures.u_curves(rows),
@@ -103,20 +105,33 @@ def _figures(rows: Sequence[Row], laws: "Laws | None", curves: Mapping[str, Curv
         "stability": figures.stability(rows, curves),
         "flatness": figures.stability_against_size(rows, curves),
         **(_figures_of_fit(rows, laws) if laws else {}),
+        "rivals": _rivals(at),
     }
     return {name: figures.to_svg(figure, name) for name, figure in drawn.items() if figure is not None}
 
 
 def _figures_of_fit(rows: Sequence[Row], laws: "Laws") -> dict[str, "Figure | None"]:
     """The fit against the runs of its own cells; nothing where they are not here, or no cell has two lrs."""
-    from hptransfer.laws.figures import residuals, valley_contours
+    from hptransfer.laws.figures import left_out, optima, residuals, valley_contours
 
     sizes = {(one.cell.params, one.cell.width, one.cell.depth) for one in laws.cells}
     ours = [row for row in rows if (row.params, row.width, row.depth) in sizes and not laws.differences(row.recipe)]
     swept = {(row.params, row.tokens): {other.lr for other in ours if other.params == row.params} for row in ours}
     if not any(len(lrs) > 1 for lrs in swept.values()) or not any(math.isfinite(row.loss) for row in ours):
         return {}
-    return {"valleys": valley_contours(ours, laws), "residuals": residuals(ours, laws)}
+    return {
+        "valleys": valley_contours(ours, laws),
+        "optima": optima(laws),
+        "left_out": left_out(laws),
+        "residuals": residuals(ours, laws),
+    }
+
+
+def _rivals(at: Judged | None) -> "Figure | None":
+    """Published laws at the cell of the headline."""
+    from hptransfer.laws.figures import against_rivals
+
+    return against_rivals(at.prediction) if at else None
 
 
 def _configs(rows: Sequence[Row]) -> tuple[list[Flat], list[str]]:
