@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from foreign_model import Tied
+from torch import Tensor
 
 from hptransfer.parametrization import FAMILIES, SCHEMES
 from hptransfer.testing import ModelContract
@@ -32,28 +33,8 @@ for model_name, model in MODELS.items():
                 globals()[name] = type(name, (ModelContract,), settings)
 
 
-class Foreign(nn.Module):
-    """Residual blocks of linear layers over an embedding that is also the readout."""
-
-    def __init__(self, width: int, depth: int) -> None:
-        super().__init__()
-        self.embedding = nn.Embedding(32, width)
-        self.blocks = nn.ModuleList(
-            nn.Sequential(nn.LayerNorm(width), nn.Linear(width, 2 * width), nn.ReLU(), nn.Linear(2 * width, width))
-            for _ in range(depth)
-        )
-        self.readout = nn.Linear(width, 32, bias=False)
-        self.readout.weight = self.embedding.weight
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        x = self.embedding(inputs)
-        for block in self.blocks:
-            x = x + block(x)
-        return self.readout(x)
-
-
 class TestForeign(ModelContract):
-    build = Foreign
+    build = Tied
     base, delta, target = SHAPE, SHAPE | {"width": 32}, {"width": 64, "depth": 4}
 
     def inputs(self) -> Tensor:

@@ -11,6 +11,7 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from foreign_model import VOCABULARY, Tied
 from tiny import tiny
 from torch import Tensor, nn
 from torch.distributed.fsdp import fully_shard
@@ -23,27 +24,7 @@ from hptransfer.losses import losses
 from hptransfer.plan import Plan
 from hptransfer.scaling import build, resolve
 
-STEPS, SEQUENCES, LENGTH, VOCABULARY = 4, 4, 8, 256
-
-
-class Tied(nn.Module):
-    """Somebody else's: one tensor for embedding and readout, whose factor is a hook of ours."""
-
-    def __init__(self, width: int, depth: int) -> None:
-        super().__init__()
-        self.embedding = nn.Embedding(VOCABULARY, width)
-        self.blocks = nn.ModuleList(
-            nn.Sequential(nn.LayerNorm(width), nn.Linear(width, 2 * width), nn.ReLU(), nn.Linear(2 * width, width))
-            for _ in range(depth)
-        )
-        self.readout = nn.Linear(width, VOCABULARY, bias=False)
-        self.readout.weight = self.embedding.weight
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        x = self.embedding(inputs)
-        for block in self.blocks:
-            x = x + block(x)
-        return self.readout(x)
+STEPS, SEQUENCES, LENGTH = 4, 4, 8
 
 
 class Case(NamedTuple):
