@@ -1,15 +1,19 @@
-"""What several test files need: a small corpus of real-looking text, and configs that train on it."""
+"""What several test files need: a small corpus of real-looking text, configs that train on it, a W&B session."""
 
+import os
 import random
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import torch
+from fake_wandb import FakeWandb, serve
 from tiny import plain, tiny
+from wandb_runs import point_at
 
 from hptransfer.config import RunConfig
+from hptransfer.tracking import core_process, tracker
 
 torch.set_num_threads(1)
 
@@ -49,3 +53,23 @@ def plain_on_text(corpus: Path) -> Callable[..., dict[str, object]]:
         return plain(**{**sections, "data": {"path": str(corpus), **sections.get("data", {})}})
 
     return make
+
+
+@pytest.fixture
+def wandb_session(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+    """No W&B settings of the machine's user, and nothing left of the session afterwards."""
+    for name in [name for name in os.environ if name.startswith("WANDB_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setattr(tracker, "_silent_until", 0.0)
+    monkeypatch.setattr(core_process, "LEAVE", 5.0)
+    yield
+    core_process.teardown()
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch, wandb_session: None) -> Iterator[FakeWandb]:
+    """A W&B server on loopback that the environment points at."""
+    with serve() as fake:
+        point_at(monkeypatch, fake)
+        yield fake

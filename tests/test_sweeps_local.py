@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from processes import living, wait_for
 
 from hptransfer.config import RunConfig
 from hptransfer.sweeps.devices import environment_of
@@ -67,21 +68,6 @@ def pool(workers: int, **options: Any) -> Iterator[LocalExecutor]:
         executor.close()
 
 
-def wait_for(condition: Callable[[], Any], seconds: float = 120.0) -> Any:
-    end = time.monotonic() + seconds
-    while not (value := condition()):
-        assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.02)
-    return value
-
-
-def alive(pid: int) -> bool:
-    try:
-        return "zombie" not in Path(f"/proc/{pid}/status").read_text()
-    except OSError:
-        return False
-
-
 def test_workers_stay_for_the_next_trial(tmp_path: Path) -> None:
     with pool(2, work=say_pid) as executor:
         outcomes = [future.result() for future in [executor.submit(job(tmp_path)) for _ in range(20)]]
@@ -108,7 +94,7 @@ def test_a_trial_that_hangs_is_ended(tmp_path: Path) -> None:
         future = executor.submit(job(tmp_path))
         (mark,) = wait_for(lambda: list(tmp_path.glob("*.pid")))
         assert future.result() == Outcome("lost", "took longer than 2.5 s and was ended")
-        assert not alive(int(mark.stem))
+        assert int(mark.stem) not in {process.pid for process in living()}
 
 
 def test_stop_lets_trials_save_and_cancels_the_queue(tmp_path: Path) -> None:
@@ -137,6 +123,7 @@ sys.path.insert(0, {tests!r})
 from hptransfer.sweeps import local
 from test_sweeps_local import {work}, job
 if __name__ == "__main__":
+    local.PRELOAD.clear()
     executor = local.LocalExecutor(2, work={work})
     for _ in range(4):
         executor.submit(job(Path({folder!r})))
@@ -153,8 +140,8 @@ def test_no_orphan_survives_a_killed_parent(tmp_path: Path, work: str) -> None:
             wait_for(lambda: len(list(tmp_path.glob("*.pid"))) == 2)
         finally:
             parent.kill()
-    pids = [int(mark.stem) for mark in tmp_path.glob("*.pid")]
-    wait_for(lambda: not any(map(alive, pids)), seconds=30)
+    pids = {int(mark.stem) for mark in tmp_path.glob("*.pid")}
+    wait_for(lambda: not pids & {process.pid for process in living()}, seconds=30)
     assert len(list(tmp_path.glob("*.saved"))) == (2 if work == "until_interrupted" else 0)
     assert len(list(tmp_path.glob("*.pid"))) == 2, "a worker without a parent took another trial"
 

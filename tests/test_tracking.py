@@ -4,28 +4,19 @@ import json
 import logging
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from fake_wandb import API_KEY, FakeWandb
-from wandb_runs import FACTS, RESULT, abandon, clean_session, config, follow, make_record, row, said, serving
+from wandb_runs import FACTS, RESULT, abandon, config, follow, make_record, row, said
 
 from hptransfer.records import Record, find_records
 from hptransfer.sections import Tracking
 from hptransfer.tracking import open_tracker, replay, session
 from hptransfer.tracking.log_file import ends_well, payloads, records
 
-
-@pytest.fixture(autouse=True)
-def session_of_its_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
-    yield from clean_session(monkeypatch, tmp_path)
-
-
-@pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeWandb]:
-    yield from serving(monkeypatch)
+pytestmark = pytest.mark.usefixtures("wandb_session")
 
 
 def offline_files(record: Record) -> list[Path]:

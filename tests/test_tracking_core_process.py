@@ -5,27 +5,19 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from fake_wandb import API_KEY, FakeWandb
-from wandb_runs import LRS, RESULT, clean_session, config, make_record, make_runs, serving, wait_for
+from processes import wait_for
+from wandb_runs import LRS, RESULT, config, make_record, make_runs
 
 from hptransfer.records import Record
 from hptransfer.tracking import core_process, replay
 
 LIMIT = 2.0
 
-
-@pytest.fixture(autouse=True)
-def session_of_its_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
-    yield from clean_session(monkeypatch, tmp_path)
-
-
-@pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeWandb]:
-    yield from serving(monkeypatch)
+pytestmark = pytest.mark.usefixtures("wandb_session")
 
 
 CODE = """
@@ -66,7 +58,6 @@ def test_control_c_does_not_wait(tmp_path: Path) -> None:
     assert (process.returncode, out, err) == (3, "", "")
 
 
-@pytest.mark.usefixtures("server")
 def test_teardown_then_the_next_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, server: FakeWandb) -> None:
     """What `forget_broken` does while training goes on; a new wandb-core gets a guard of its own."""
     monkeypatch.setattr(core_process, "LEAVE", LIMIT)
@@ -103,7 +94,7 @@ def test_network_cut_then_the_process_ends(tmp_path: Path) -> None:
     record = make_record(tmp_path, 0, config(wandb="online"))
     code = (
         "import sys; from pathlib import Path; sys.path.insert(0, sys.argv[2])\n"
-        "import os, time; from fake_wandb import serve; from wandb_runs import row, wait_for\n"
+        "import os, time; from fake_wandb import serve; from processes import wait_for; from wandb_runs import row\n"
         "from hptransfer.records import Record; from hptransfer.tracking import open_tracker, tracker\n"
         "tracker.PATIENCE = 2.0; record = Record(Path(sys.argv[1]))\n"
         "with serve() as fake:\n"

@@ -4,26 +4,18 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from fake_wandb import API_KEY, FakeWandb, serve
-from wandb_runs import RESULT, clean_session, config, follow, make_record, point_at, row, said, serving, wait_for
+from processes import wait_for
+from wandb_runs import RESULT, config, follow, make_record, point_at, row, said
 
 from hptransfer.sections import Tracking
 from hptransfer.tracking import core_process, replay, session, tracker
 
-
-@pytest.fixture(autouse=True)
-def session_of_its_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
-    yield from clean_session(monkeypatch, tmp_path)
-
-
-@pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeWandb]:
-    yield from serving(monkeypatch)
+pytestmark = pytest.mark.usefixtures("wandb_session")
 
 
 @pytest.fixture
@@ -134,20 +126,22 @@ def test_one_wait_for_many_runs(tmp_path: Path, caplog: pytest.LogCaptureFixture
 @pytest.mark.slow
 def test_interrupted_training_leaves_quietly(tmp_path: Path, server: FakeWandb) -> None:
     make_record(tmp_path, 0, config(wandb="online"))
+    told = tmp_path / "0123456789abcdef/told"
     code = (
         "import sys, time; from pathlib import Path; from hptransfer.records import Record;"
-        "from hptransfer.tracking import open_tracker;"
-        f"record = Record(Path({str(tmp_path)!r}) / '0123456789abcdef');"
+        "from hptransfer.tracking import open_tracker, tracker as module; log_row = module.log_row\n"
+        f"module.log_row = lambda run, row: (log_row(run, row), Path({str(told)!r}).touch());"
+        f"record = Record(Path({str(told.parent)!r}));"
         "tracker = open_tracker(record.config, run_id=record.path.name, folder=record.path, facts={});"
         "tracker.log({'step': 1, 'loss': 2.0}); time.sleep(float(sys.argv[1])); sys.stdin.read(); sys.exit(130)"
     )
     for seconds in ("0", "0.3"):
         done = subprocess.run([sys.executable, "-c", code, seconds], capture_output=True, text=True, input="")
         assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
+    told.unlink(missing_ok=True)
     streams: Any = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
     with subprocess.Popen([sys.executable, "-c", code, "0"], text=True, **streams) as process:
-        wait_for(lambda: "0123456789abcdef" in server.runs, 60)
-        time.sleep(2)  # the step is with wandb-core, which sends it when the next one comes or the run ends
+        wait_for(told.exists)  # wandb-core has the step, and sends it when the next one comes or the run ends
         assert process.communicate() == ("", "")
     assert process.returncode == 130
     run = server.runs["0123456789abcdef"]

@@ -1,27 +1,18 @@
 """Ended runs into a W&B project afterwards, and rows out of it, against a server on loopback."""
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from fake_wandb import ENTITY, FakeWandb
-from wandb_runs import LRS, clean_session, config, make_record, make_runs, serving
+from wandb_runs import LRS, config, make_record, make_runs
 
 from hptransfer.errors import UserError
 from hptransfer.records import read_rows
 from hptransfer.tracking import project, rows_from, rows_from_wandb, session, sync
 
-
-@pytest.fixture(autouse=True)
-def session_of_its_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
-    yield from clean_session(monkeypatch, tmp_path)
-
-
-@pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeWandb]:
-    yield from serving(monkeypatch)
+pytestmark = pytest.mark.usefixtures("wandb_session")
 
 
 def test_sync_then_rows_are_the_records(tmp_path: Path, server: FakeWandb, monkeypatch: pytest.MonkeyPatch) -> None:

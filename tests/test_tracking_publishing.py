@@ -3,13 +3,11 @@
 import json
 import math
 import sys
-from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 from fake_wandb import ENTITY, FakeWandb
-from wandb_runs import clean_session, serving
 
 from hptransfer.cli import main
 from hptransfer.errors import UserError
@@ -18,15 +16,7 @@ from hptransfer.records import Row
 from hptransfer.tracking.publishing import EVIDENCE, publish
 from hptransfer.tracking.workspace import CURVES, SCATTERS, build_workspace, save_workspace
 
-
-@pytest.fixture(autouse=True)
-def session_of_its_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
-    yield from clean_session(monkeypatch, tmp_path)
-
-
-@pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeWandb]:
-    yield from serving(monkeypatch)
+pytestmark = pytest.mark.usefixtures("wandb_session")
 
 
 def sweep_rows() -> list[Row]:

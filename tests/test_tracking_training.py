@@ -1,24 +1,15 @@
 """Real training with a tracker: what is in W&B is what the run record has, whatever happened on the way."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from fake_wandb import FakeWandb
-from wandb_runs import clean_session, serving
 
 from hptransfer.config import RunConfig
 from hptransfer.training import Step, train
 
-
-@pytest.fixture(autouse=True)
-def session_of_its_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
-    yield from clean_session(monkeypatch, tmp_path)
-
-
-@pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeWandb]:
-    yield from serving(monkeypatch)
+pytestmark = pytest.mark.usefixtures("wandb_session")
 
 
 def test_interrupted_and_resumed(tmp_path: Path, server: FakeWandb, on_text: Callable[..., RunConfig]) -> None:

@@ -7,7 +7,6 @@ import random
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from filelock import FileLock
+from processes import wait_for
 from tiny import write
 
 from hptransfer import records, training
@@ -402,29 +402,18 @@ def started(config_file: Path, runs: Path) -> subprocess.Popen[str]:
     )
 
 
-def wait_for(path: Path, size: int = 1) -> None:
-    for _ in range(6000):
-        if path.exists() and path.stat().st_size >= size:
-            return
-        time.sleep(0.01)
-    raise AssertionError(f"{path} has not come")
-
-
 def test_killed_for_good_and_asked_to_end(tmp_path: Path, on_text: Make) -> None:
     """kill -9 between two checkpoints, then SIGTERM, then in peace: the metrics of an uninterrupted run."""
     config = on_text(train={"tokens": 64 * 400, "checkpoint_seconds": 0})
     file = write(tmp_path / "run.yaml", to_yaml(config.to_dict()))
     folder = run_folder(config, tmp_path / "cut")
     with started(file, tmp_path / "cut") as first:
-        wait_for(folder / "checkpoint.pt")
+        wait_for((folder / "checkpoint.pt").exists)
         first.kill()
     assert not (folder / "result.json").exists()
     reached = torch.load(folder / "checkpoint.pt", weights_only=True)["step"]
     with started(file, tmp_path / "cut") as second:
-        for _ in range(6000):
-            if torch.load(folder / "checkpoint.pt", weights_only=True)["step"] > reached:
-                break
-            time.sleep(0.01)
+        wait_for(lambda: torch.load(folder / "checkpoint.pt", weights_only=True)["step"] > reached)
         second.terminate()
         _, errors = second.communicate()
         assert second.returncode == 130

@@ -1,20 +1,17 @@
-"""What the tests of tracking share: run records as training leaves them, and a W&B session of each test's own."""
+"""What the tests of tracking share: run records as training leaves them, followed and abandoned."""
 
 import gc
 import json
 import math
-import os
-import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from fake_wandb import FakeWandb, serve
+from fake_wandb import FakeWandb
 
 from hptransfer.config import RunConfig, to_yaml
 from hptransfer.records import Record, write_json
-from hptransfer.tracking import Tracker, core_process, open_tracker, tracker
+from hptransfer.tracking import Tracker, open_tracker, tracker
 
 FACTS = {"params": 98304, "params_total": 131072, "steps": 8, "lr_hidden": 0.001}
 RESULT: dict[str, Any] = {
@@ -26,24 +23,6 @@ RESULT: dict[str, Any] = {
     "batch_tokens": 1024,
     "optimizer": "adamw",
 }
-
-
-def clean_session(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
-    """No W&B settings of the machine's user, and nothing left of the session afterwards."""
-    for name in [name for name in os.environ if name.startswith("WANDB_")]:
-        monkeypatch.delenv(name)
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    monkeypatch.setattr(tracker, "_silent_until", 0.0)
-    monkeypatch.setattr(core_process, "LEAVE", 5.0)
-    yield
-    core_process.teardown()
-
-
-def serving(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeWandb]:
-    """A server that the environment points at."""
-    with serve() as fake:
-        point_at(monkeypatch, fake)
-        yield fake
 
 
 def point_at(monkeypatch: pytest.MonkeyPatch, fake: FakeWandb) -> None:
@@ -117,11 +96,3 @@ def abandon(followed: Tracker) -> None:
 def said(caplog: pytest.LogCaptureFixture) -> list[str]:
     """What the user is told."""
     return [entry.getMessage() for entry in caplog.records if entry.name.startswith("hptransfer")]
-
-
-def wait_for(condition: Any, seconds: float = 10.0) -> None:
-    """Polls until it holds."""
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.02)

@@ -25,6 +25,9 @@ GRACE = 5.0
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
 """Read by the libraries when they are loaded: pools of a worker's own threads would fight over the cores."""
 
+PRELOAD = ["hptransfer.sweeps.preload"]
+"""What the fork server loads before it forks."""
+
 
 class Worker:
     """A worker process and the pipe to it."""
@@ -70,7 +73,7 @@ def warm_up() -> Any:
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["hptransfer.sweeps.preload"])
+    context.set_forkserver_preload(PRELOAD)
     with _environment(ONE_THREAD):
         forkserver.ensure_running()
     return context
