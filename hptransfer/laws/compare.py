@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -14,6 +15,7 @@ from hptransfer.laws.predict import Prediction, applied_factor
 from hptransfer.laws.timescale import timescale
 from hptransfer.laws.valley import evaluate
 from hptransfer.records import Row
+from hptransfer.tables import table
 
 PLURALS = {"lr": "lrs", "batch_tokens": "batches", "timescale": "weight decays"}
 
@@ -49,29 +51,40 @@ def compare(laws: Laws, rows: Sequence[Row]) -> list[Compared]:
 
 
 def to_text(compared: Sequence[Compared]) -> str:
-    """The regret table: a line per cell, then means."""
+    """Warnings, the regret table (a line per cell, then means), and how many optima lie inside their intervals."""
     names = list(dict.fromkeys(name for one in compared for name in one.regret))
-    head = ["params", "tokens", "runs", "best lr", "predicted lr (95 %)", *(f"{name} %" for name in names)]
-    lines = [head]
-    for one in compared:
-        lr = one.prediction.lr
-        interval = f"{lr.value:.3g}" + (f" [{lr.low:.3g}, {lr.high:.3g}]" if lr.low and lr.high else "")
-        best = f"{one.best['lr']:.3g}" if "lr" in one.best else "not swept"
-        regrets = [f"{one.regret[name] * 100:.2f}" if name in one.regret else "" for name in names]
-        mark = "" if one.inside.get("lr", True) else " !"
-        lines.append([f"{one.params:.3g}", f"{one.tokens:.3g}", str(one.runs), best, interval + mark, *regrets])
-    means = [np.mean([one.regret[name] for one in compared if name in one.regret]) * 100 for name in names]
-    lines.append(["mean", "", "", "", "", *(f"{mean:.2f}" for mean in means)])
-    widths = [max(len(line[i]) for line in lines) for i in range(len(head))]
-    text = "\n".join("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in lines)
+    lines = [_line(one, names) for one in compared]
+    means = {name: np.mean([one.regret[name] for one in compared if name in one.regret]) for name in names}
+    lines.append(
+        {**dict.fromkeys(lines[0], ""), "params": "mean", **{f"{name} %": _percent(means[name]) for name in names}}
+    )
     seen = sum(one.seen for one in compared)
-    notes = []
+    warnings = [f"{seen} of {len(compared)} cells are among those that the laws were fitted to"] if seen else []
+    warnings += dict.fromkeys(warning for one in compared for warning in one.prediction.warnings)
+    notes = ["%: regret, the loss at that recommendation over the least of the cell, minus 1"]
+    if any(not one.inside.get("lr", True) for one in compared):
+        notes.append("!: the best lr lies outside of its interval")
     for name, plural in PLURALS.items():
         if held := [one.inside[name] for one in compared if name in one.inside]:
             notes.append(f"{sum(held)} of {len(held)} best {plural} inside their 95 % intervals")
-    if seen:
-        notes.append(f"warning: {seen} of {len(compared)} cells are among those that the laws were fitted to")
-    return "\n".join([text, "", *notes])
+    return "\n".join([*(f"warning: {warning}" for warning in warnings), table(lines), *notes])
+
+
+def _line(one: Compared, names: Sequence[str]) -> dict[str, str]:
+    lr = one.prediction.lr
+    interval = f" [{lr.low:.3g}, {lr.high:.3g}]" if lr.low and lr.high else ""
+    return {
+        "params": f"{one.params:.3g}",
+        "tokens": f"{one.tokens:.3g}",
+        "runs": str(one.runs),
+        "best lr": f"{one.best['lr']:.3g}" if "lr" in one.best else "not swept",
+        "predicted lr (95 %)": f"{lr.value:.3g}{interval}{'' if one.inside.get('lr', True) else ' !'}",
+        **{f"{name} %": _percent(one.regret[name]) if name in one.regret else "" for name in names},
+    }
+
+
+def _percent(regret: float | np.floating[Any]) -> str:
+    return f"{regret * 100:.2f}"
 
 
 def _compared(laws: Laws, evidence: Evidence, pooled: Pooled, c: int) -> Compared:

@@ -12,7 +12,7 @@ def summary(laws: Laws) -> str:
     runs = f"{data['runs']} runs ({gone}) in {data['cells']} cells"
     recipe = ", ".join(f"{key} {plain(value)}" for key, value in laws.recipe.items())
     lines = [f"{runs}; prior: {laws.settings['prior']}", *([f"recipe: {recipe}"] if recipe else []), ""]
-    lines.append("cell (params, tokens)     runs  best lr (95 %)                batch_tokens   loss at the floor")
+    lines.append("cell (params, tokens)     runs  best lr (95 %)                batch_tokens   loss at the floor, nats")
     lines += [_cell(one) for one in laws.cells]
     if laws.coordinates:
         lines += ["", *_exponents(laws)]
