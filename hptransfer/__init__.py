@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from hptransfer.config import load_config
+    from hptransfer.coordcheck import check, check_model
     from hptransfer.errors import UserError
     from hptransfer.exporting import export, initialise, param_groups
     from hptransfer.foreign import parametrize
@@ -20,6 +21,8 @@ _HOMES = {
     "Laws": "laws",
     "RunRecorder": "recorder",
     "UserError": "errors",
+    "check": "coordcheck",
+    "check_model": "coordcheck",
     "export": "exporting",
     "fit": "laws",
     "initialise": "exporting",
@@ -37,6 +40,8 @@ __all__ = [
     "Laws",
     "RunRecorder",
     "UserError",
+    "check",
+    "check_model",
     "export",
     "fit",
     "initialise",

@@ -9,7 +9,10 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.modules.dropout import _DropoutNd
 from torch.overrides import TorchFunctionMode
+
+from hptransfer.losses import logits_of
 
 Activations = dict[str, list[Tensor]]
 """Module name, blocks by pattern (`blocks.*.up`) -> what came out of it in one forward pass, one tensor per call."""
@@ -35,11 +38,12 @@ def rms(tensors: Iterable[Tensor]) -> float:
 
 @torch.no_grad()
 def observe(model: nn.Module, inputs: Tensor) -> Activations:
-    """The outputs of all innermost modules in one forward pass, and what LOGITS and its neighbours name."""
+    """The outputs of all innermost modules (but dropout's) in one forward pass, and what LOGITS and its neighbours
+    name."""
     eye = _Eye(model)
     with eye.open(), _Scores(eye):
         output = model(inputs)
-    logits = output[0] if isinstance(output, tuple) else output
+    logits = logits_of(output)
     seen: Activations = {}
     for name, tensors in eye.seen.items():
         if not any(x is logits for x in tensors):
@@ -105,7 +109,7 @@ class _Eye:
 
     def _leave(self, name: str, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         self.inside.pop()
-        innermost = next(module.children(), None) is None
+        innermost = next(module.children(), None) is None and not isinstance(module, _DropoutNd)
         if innermost and isinstance(output, Tensor) and output.is_floating_point():
             self.see(name, output)
         of, index, length = self.place.get(name, ("", 0, 0))

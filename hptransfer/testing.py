@@ -23,6 +23,7 @@ from hptransfer.applied import draw, grouped
 from hptransfer.config import RunConfig
 from hptransfer.foreign import parametrize
 from hptransfer.loading import Source, validate
+from hptransfer.losses import logits_of
 from hptransfer.optimizers import make
 from hptransfer.parametrization import FAMILIES, SCHEMES
 from hptransfer.plan import TensorPlan
@@ -70,9 +71,7 @@ class ModelContract:
 
     def logits(self, output: Any) -> Tensor:
         """The logits in what the model's forward gives back."""
-        found = getattr(output, "logits", output[0] if isinstance(output, tuple) else output)
-        assert isinstance(found, Tensor)
-        return found
+        return logits_of(output)
 
     def subject(self, grown: bool = True, scheme: str | None = None) -> Subject:
         """The model at its base shape, or larger."""

@@ -190,7 +190,7 @@ def test_an_eps_as_its_paper_prints_it_is_said_and_is_no_fault():
     assert verdict("width", "gradient", "vector.outer", 0.0, terms=terms).outcome == "PASS"
     assert verdict("width", "gradient", "readout", -2.0, terms=terms).outcome == "FAIL"
     ladder = Ladder("width", SIZES, True, {}, (printed,), ())
-    found = Check(config(), 10, 3, (ladder,))
+    found = Check("completedp", 0.016, 10, 3, (ladder,))
     assert found.passed
     assert "vector.outer: Complete(d)P's table 1 leaves eps" in to_text(found)
 
@@ -304,6 +304,13 @@ def test_gradients_of_key_heads_that_are_shared_by_more_and_more():
     for name in terms.eps:
         for exponent, outcome in ((-0.5, "PASS"), (0.0, "PASS"), (-1.0, "FAIL"), (0.5, "FAIL")):
             assert verdict("width", "gradient", name, exponent, terms=terms).outcome == outcome
+
+
+def test_gradients_of_embeddings_over_depth_as_the_stream_out():
+    for alpha, low in ((1.0, -0.5), (0.5, 0.0)):
+        terms = replace(TERMS, alpha=alpha, eps={"embedding.position": 0.0})
+        found = verdict("depth", "gradient", "embedding.position", -0.4, terms=terms)
+        assert (found.low, found.high, found.outcome) == (low, 0.0, "PASS" if alpha == 1 else "FAIL")
 
 
 def test_query_heads_per_key_head_stay():

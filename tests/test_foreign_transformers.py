@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -16,6 +15,7 @@ from torch import Tensor, nn
 
 import hptransfer
 from hptransfer.config import RunConfig
+from hptransfer.coordcheck import Check, to_text
 from hptransfer.data import open_data
 from hptransfer.errors import UserError
 from hptransfer.foreign import Parametrized
@@ -251,37 +251,24 @@ def batches_of(config: RunConfig, runs: Path, steps: int) -> Iterator[tuple[Tens
         yield torch.from_numpy(inputs), torch.from_numpy(targets)
 
 
-def change_of_logits(build: Callable[..., nn.Module], config: RunConfig, runs: Path, **options: Any) -> float:
-    """rms of what four steps at the peak lr do to the logits."""
-    result = sized(build, **options)
-    probe = next(batches_of(config, runs, 1))[0]
-    with torch.no_grad():
-        first = result.model(probe).logits
-    list(steps_of(result, batches_of(config, runs, 4)))
-    with torch.no_grad():
-        return float((result.model(probe).logits - first).square().mean().sqrt())
-
-
-def slope(sizes: list[int], values: list[float]) -> float:
-    return float(np.polyfit(np.log(sizes), np.log(values), 1)[0])
-
-
+@pytest.mark.slow
 @each_model
-def test_coordinate_check_over_width(build: Callable[..., nn.Module], on_text: Any, tmp_path: Path) -> None:
-    widths = [32, 64, 128, 256]
-    moved = {
-        scheme: slope(widths, [change_of_logits(build, on_text(), tmp_path, width=w, scheme=scheme) for w in widths])
-        for scheme in ("completep", "sp")
-    }
-    assert abs(moved["completep"]) < 0.2, moved
-    assert moved["sp"] > 0.4, moved
+def test_coordinate_check(build: Callable[..., nn.Module], on_text: Any, tmp_path: Path) -> None:
+    data = open_data(on_text().data, tmp_path)
 
+    def batches(seed: int, step: int) -> tuple[Tensor, Tensor]:
+        inputs, targets = data.batch(seed, step, 32)
+        return torch.from_numpy(inputs), torch.from_numpy(targets)
 
-@each_model
-def test_coordinate_check_over_depth(build: Callable[..., nn.Module], on_text: Any, tmp_path: Path) -> None:
-    depths = [2, 4, 8, 16]
-    moved = slope(depths, [change_of_logits(build, on_text(), tmp_path, depth=d) for d in depths])
-    assert abs(moved) < 0.15
+    def check(scheme: str, **sizes: Any) -> Check:
+        def at(**size: int) -> Parametrized:
+            return sized(build, scheme=scheme, **size)
+
+        return hptransfer.check_model(at, batches, steps=6, seeds=2, **sizes)
+
+    found = check("completep", widths=(32, 64, 128), depths=(2, 4, 8))
+    assert [ladder.outcome for ladder in found.ladders] == ["PASS", "PASS"], to_text(found)
+    assert not check("sp", widths=(32, 64, 128)).passed
 
 
 @each_model

@@ -436,7 +436,7 @@ def test_the_coordinate_check_tells_completep_from_sp(key: str, small: Path, tmp
 
 
 def test_a_check_of_channels_starts_small() -> None:
-    assert default_widths(resolve(config(RESNET)).config) == (8, 16, 32, 64)
+    assert default_widths(resolve(config(RESNET)).config) == (16, 32, 64)
     assert default_widths(resolve(config(VIT)).config) == (64, 128, 256, 512)
 
 

@@ -4,6 +4,7 @@ Over width after Tensor Programs V (arXiv:2203.03466; `mup.coord_check`), over d
 """
 
 from hptransfer.coordcheck.checking import Check, check
+from hptransfer.coordcheck.foreign import check_model
 from hptransfer.coordcheck.text import to_text
 
-__all__ = ["Check", "check", "to_text"]
+__all__ = ["Check", "check", "check_model", "to_text"]

@@ -28,8 +28,9 @@ from hptransfer.coordcheck.running import Job, OnRun, run_all
 from hptransfer.coordcheck.sizes import DEPTHS, at_size, default_widths, refuse
 from hptransfer.data import Progress, open_data
 from hptransfer.observing import pattern
-from hptransfer.plan import Plan
+from hptransfer.plan import Plan, TensorPlan
 from hptransfer.scaling import resolve
+from hptransfer.sections import OptimizerConfig, Parametrization
 
 GRADIENTS = 3
 """Steps whose gradients are judged: later ones tell how far each size has come. A ResNet at its best lr
@@ -39,6 +40,19 @@ Key = tuple[Axis, int, int]
 """(axis, size, seed) of a run."""
 Values = dict[tuple[str, str, int], npt.NDArray[np.float64]]
 """(quantity, name, step) -> rms (seeds, sizes)."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is checked at one size, as far as promises depend on it."""
+
+    size: int
+    parametrization: Parametrization
+    optimizer: OptimizerConfig
+    tensors: tuple[TensorPlan, ...]
+    head_dim: float = 1.0
+    group: float = 1.0
+    """Query heads per key head."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +83,9 @@ class Ladder:
 class Check:
     """What a check has found."""
 
-    config: RunConfig
+    parametrization: str
+    lr: float
+    """Peak, at the base shape."""
     steps: int
     seeds: int
     ladders: tuple[Ladder, ...]
@@ -83,7 +99,7 @@ class Check:
         """Plain data for `check --json`."""
         return {
             "passed": self.passed,
-            "parametrization": self.config.parametrization.name,
+            "parametrization": self.parametrization,
             "steps": self.steps,
             "seeds": self.seeds,
             "ladders": [
@@ -134,11 +150,11 @@ def check(
     jobs = [Job(plan, Path(runs), steps) for plan in plans.values()]
     measured = dict(zip(plans, run_all(jobs, workers or os.cpu_count() or 1, on_run), strict=True))
     ladders = (
-        _ladder(axis, [plan for (of, _, _), plan in plans.items() if of == axis], _collect(measured, axis, sizes[axis]))
+        ladder_of(axis, [_subject(axis, plans[axis, size, config.train.seed]) for size in sizes[axis]], measured)
         for axis in sizes
         if sizes[axis]
     )
-    return Check(config, steps, seeds, tuple(ladders))
+    return Check(config.parametrization.name, config.optimizer.lr, steps, seeds, tuple(ladders))
 
 
 # --- From measurements to verdicts ---
@@ -154,13 +170,19 @@ def _collect(measured: Mapping[Key, list[Measurement]], axis: Axis, sizes: Seque
     return {what: np.array(row).reshape(len(sizes), -1).T for what, row in rows.items() if len(row) == len(keys)}
 
 
-def _ladder(axis: Axis, plans: Sequence[Plan], values: Values) -> Ladder:
+def _subject(axis: Axis, plan: Plan) -> Subject:
+    config, shape = plan.config, plan.config.shape
+    heads = (shape.head_dim, shape.heads / shape.kv_heads) if hasattr(shape, "heads") else ()
+    return Subject(getattr(config.model, axis), config.parametrization, config.optimizer, plan.tensors, *heads)
+
+
+def ladder_of(axis: Axis, subjects: Sequence[Subject], measured: Mapping[Key, list[Measurement]]) -> Ladder:
     """The verdicts: on activations as initialised, on changes by their geometric mean over the steps, on gradients by
     that over the first GRADIENTS."""
-    name = plans[0].config.parametrization.name
-    sizes = tuple(sorted({getattr(plan.config.model, axis) for plan in plans}))
-    terms = _terms(axis, sizes, plans[:: len(plans) // len(sizes)])
-    roles = {pattern(tensor.name.rpartition(".")[0]): tensor.role for tensor in plans[0].tensors}
+    name, sizes = subjects[0].parametrization.name, tuple(subject.size for subject in subjects)
+    values, terms = _collect(measured, axis, sizes), _terms(sizes, subjects)
+    # the first tensor of a module says what it is: a bias comes after its weight
+    roles = {pattern(tensor.name.rpartition(".")[0]): tensor.role for tensor in reversed(subjects[0].tensors)}
     what: dict[tuple[Quantity, str], list[npt.NDArray[np.float64]]] = defaultdict(list)
     for (quantity, module, step), rms in values.items():
         if quantity != "activation":
@@ -183,24 +205,18 @@ def _typical(quantity: Quantity, steps: Sequence[npt.NDArray[np.float64]]) -> np
         return np.asarray(np.exp(np.mean(np.log(np.stack(judged)), axis=0)))
 
 
-def _terms(axis: Axis, sizes: Sequence[int], plans: Sequence[Plan]) -> Terms:
-    """What the promises depend on; `plans` are one per size."""
-    config = plans[0].config
-    shapes = [plan.config.shape for plan in plans]
-    heads = [getattr(shape, "head_dim", 1) for shape in shapes]
-    groups = [shape.heads / shape.kv_heads if hasattr(shape, "heads") else 1 for shape in shapes]
-    eps: dict[str, float] = {}
-    if scales_eps(config.parametrization.name) and config.parametrization.scale_eps:
-        by_role = [
-            {tensor.role: tensor.eps for tensor in plan.tensors if tensor.optimizer == "adamw"} for plan in plans
-        ]
+def _terms(sizes: Sequence[int], subjects: Sequence[Subject]) -> Terms:
+    """What the promises depend on."""
+    parametrization, eps = subjects[0].parametrization, {}
+    if scales_eps(parametrization.name) and parametrization.scale_eps:
+        by_role = [{tensor.role: tensor.eps for tensor in of.tensors if tensor.optimizer == "adamw"} for of in subjects]
         eps = {role: _exponent(sizes, [of[role] for of in by_role]) for role in by_role[0]}
     return Terms(
-        scheme=config.parametrization.name,
-        alpha=residual_exponent(config.parametrization.name, config.parametrization.depth_exponent) or 1.0,
-        head=_exponent(sizes, heads),
-        group=_exponent(sizes, groups),
-        normalised=config.optimizer.name != "sgd",
+        scheme=parametrization.name,
+        alpha=residual_exponent(parametrization.name, parametrization.depth_exponent) or 1.0,
+        head=_exponent(sizes, [subject.head_dim for subject in subjects]),
+        group=_exponent(sizes, [subject.group for subject in subjects]),
+        normalised=subjects[0].optimizer.name != "sgd",
         eps=eps,
     )
 

@@ -1,7 +1,7 @@
 """What happens inside a model in its first steps: the size of module outputs, of their change, of the gradients."""
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -11,7 +11,7 @@ from hptransfer.data import Batch, Data
 from hptransfer.losses import losses
 from hptransfer.observing import Activations, observe, rms
 from hptransfer.optimizers import Together
-from hptransfer.plan import Plan
+from hptransfer.plan import Plan, TensorPlan
 from hptransfer.scaling import build, build_optimizer
 
 SEQ_LEN = 128
@@ -32,18 +32,33 @@ class Measurement:
 
 
 def measure(plan: Plan, data: Data, steps: int, tokens: int) -> list[Measurement]:
-    """Trains the plan's model at its peak lr, without warm-up, decay and clipping, and measures before every step
-    and after the last. `tokens` per step, in sequences of at most SEQ_LEN."""
-    model, optimizer = _start(plan)
+    """`watch` a plan's model: `tokens` per step, in sequences of at most SEQ_LEN; activations on the held-out set."""
     sequences = max(1, tokens // min(plan.config.data.seq_len, SEQ_LEN))
     probe, _ = _short(data.validation(min(sequences, data.validation_sequences)), plan)
+    seed = plan.config.train.seed
+    model, optimizer = _start(plan)
+    return watch(
+        model, optimizer, plan.tensors, probe, lambda step: _short(data.batch(seed, step, sequences), plan), steps
+    )
+
+
+def watch(
+    model: nn.Module,
+    optimizer: Together,
+    tensors: Sequence[TensorPlan],
+    probe: Tensor,
+    batch: Callable[[int], tuple[Tensor, Tensor]],
+    steps: int,
+) -> list[Measurement]:
+    """Trains the model at its peak lr, without warm-up, decay and clipping, and measures before every step and after
+    the last: activations on `probe`, gradients on `batch(step)`, by role."""
     found, first = [], observe(model, probe)
     for step in range(steps + 1):
         now = observe(model, probe) if step else first
         found += [Measurement("activation", name, step, rms(now[name])) for name in now]
         found += [Measurement("change", name, step, rms(change)) for name, change in _changes(first, now) if step]
-        _gradients(model, *_short(data.batch(plan.config.train.seed, step, sequences), plan))
-        found += [Measurement("gradient", role, step, size) for role, size in _by_role(model, plan).items()]
+        _gradients(model, *batch(step))
+        found += [Measurement("gradient", role, step, size) for role, size in _by_role(model, tensors).items()]
         optimizer.step()
     return found
 
@@ -80,10 +95,10 @@ def _gradients(model: nn.Module, inputs: Tensor, targets: Tensor) -> None:
     torch.autograd.backward(cross_entropy + auxiliary)
 
 
-def _by_role(model: nn.Module, plan: Plan) -> dict[str, float]:
+def _by_role(model: nn.Module, tensors: Sequence[TensorPlan]) -> dict[str, float]:
     parameters = dict(model.named_parameters())
     gradients = defaultdict(list)
-    for tensor in plan.tensors:
+    for tensor in tensors:
         gradient = parameters[tensor.name].grad
         if gradient is not None:
             gradients[tensor.role].append(gradient)

@@ -43,7 +43,7 @@ def render(check: Check) -> str:
         loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     return environment.get_template("template.html").render(
-        title=f"Coordinate check: {check.config.parametrization.name}",
+        title=f"Coordinate check: {check.parametrization}",
         version=version("hptransfer"),
         style=STYLE.read_text(encoding="utf-8"),
         about=about(check),

@@ -177,6 +177,11 @@ PROMISES: dict[tuple[Axis, Quantity], dict[str, Promise]] = {
     },
     ("depth", "gradient"): {
         "any": exactly(FLAT, "eps follows the gradient: CompleteP, table 1, as Complete(d)P (arXiv:2512.22382)"),
+        "embedding": Promise(
+            Exponent(1 / 2, alpha=-1),
+            FLAT,
+            "what comes down the stream, and through m_L independent branches of m_L^-α each while they are untrained",
+        ),
         "branch": Promise(
             Exponent(-1, alpha=1),
             Exponent(-1 / 2, alpha=1),
@@ -205,13 +210,18 @@ def promise_for(axis: Axis, quantity: Quantity, kind: str) -> Promise:
     return most_specific(table, kind) or table["any"]
 
 
+FOLDED = ".folded"
+"""At the end of a role: the factor on residual branches is in the tensor, so that what it gives is what is added."""
+
+
 def kind_of(quantity: Quantity, name: str, role: str) -> str:
     """Where a module or a role stands: "branch" is inside a block, "trunk" outside; more exactly by role."""
     if quantity == "gradient":
         kind = role.split(".")[0]
         return f"branch.{role}" if kind in ("hidden", "vector") and not role.startswith(f"{kind}.outer") else role
     special = {LOGITS: "logits", SCORES: "scores", STREAM_IN: "input", STREAM_OUT: "output", ADDED: "added"}
-    where = special.get(name.rsplit(".", 1)[-1]) or ("branch" if ".*" in name else "trunk")
+    place = "added" if role.endswith(FOLDED) else "branch" if ".*" in name else "trunk"
+    where = special.get(name.rsplit(".", 1)[-1]) or place
     return f"{where}.{role}" if role else where
 
 

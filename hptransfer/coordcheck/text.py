@@ -20,8 +20,8 @@ def to_text(check: Check) -> str:
 def about(check: Check) -> str:
     """What was done, and how slopes become verdicts."""
     return (
-        f"coordinate check of {check.config.parametrization.name}: {check.steps} steps at the peak lr "
-        f"{check.config.optimizer.lr:g} (no warm-up, decay or clipping), {_count(check.seeds, 'seed')}. A slope is "
+        f"coordinate check of {check.parametrization}: {check.steps} steps at the peak lr "
+        f"{check.lr:g} (no warm-up, decay or clipping), {_count(check.seeds, 'seed')}. A slope is "
         f"d ln rms / d ln size; it passes within {MARGIN:g} of its promise and fails beyond "
         f"{MARGIN:g} + {ERRORS:g} standard errors."
     )
@@ -29,7 +29,7 @@ def about(check: Check) -> str:
 
 def conclusions(check: Check) -> Iterator[str]:
     """The verdict over each axis, each followed by what is wrong."""
-    name = check.config.parametrization.name
+    name = check.parametrization
     for ladder in check.ladders:
         counted = [verdict for verdict in ladder.verdicts if verdict.slope]
         if not ladder.claimed:

@@ -150,7 +150,7 @@ def _matrix(tensor: Tensor, owner: Owner) -> tuple[str, str]:
     kind, (grows_in, grows_out) = type(owner.module).__name__, _ends(tensor, owner)
     conv = ".conv" if isinstance(owner.module, _ConvNd) else ""
     where = "in a repeated block" if tensor.inside else "outside of repeated blocks"
-    if conv and owner.module.groups > 1:
+    if isinstance(owner.module, _ConvNd) and owner.module.groups > 1:
         if _is_transposed(owner.module):
             raise _Doubt("a transposed convolution in groups")
         if grows_out and not grows_in:
