@@ -96,6 +96,12 @@ def test_one_bad_cell_does_not_poison_the_law() -> None:
     ]
     target = {"params": BASE_PARAMS * 64, "tokens": BASE_TOKENS * 64}
     good, poisoned = fit(rows).predict(**target), fit(bad).predict(**target)
+    named = f"params {SIZES[2][0]:.3g}, tokens {SIZES[2][1]:.3g}: its best lr is "
+    assert [warning for warning in poisoned.warnings if "times what the law says there" in warning] == [
+        warning for warning in poisoned.warnings if warning.startswith(named)
+    ]
+    assert any(warning.startswith(named) for warning in poisoned.warnings)
+    assert not any("times what the law says" in warning for warning in good.warnings)
     assert abs(math.log(poisoned.lr.optimum / good.lr.optimum)) < 0.25
     assert poisoned.lr.high / poisoned.lr.low > good.lr.high / good.lr.low
 
@@ -359,6 +365,12 @@ def test_impossible_targets(bad: dict[str, float]) -> None:
     laws = fit(lines(QUIET))
     with pytest.raises(UserError, match=next(iter(bad))):
         laws.predict(**{"params": 1e8, "tokens": 1e9, **bad})
+
+
+def test_a_size_that_differs_by_rounding_is_inside() -> None:
+    laws = fit(lines(World(), sizes=SIZES[:1]))
+    assert laws.predict(params=SIZES[0][0] * 1.005, tokens=SIZES[0][1] / 1.005).in_range
+    assert not laws.predict(params=SIZES[0][0] * 1.05, tokens=SIZES[0][1]).in_range
 
 
 def test_ten_decades_away_is_said_aloud() -> None:

@@ -18,6 +18,8 @@ from hptransfer.records import Row
 
 MIXED = 0.03
 """Runs at the floor differ by 0.1 % to 2 % of their loss (priors.NOISE_NEAR); more is not noise."""
+STRANGE, STRANGE_SD = math.log(1.5), 4.0
+"""A cell is named whose optimum is off by more than this factor and this many standard deviations."""
 FEW_RUNS = 4
 """Finished runs below which a cell says little about its own optimum."""
 
@@ -252,6 +254,7 @@ def _guards(laws: Laws) -> list[str]:
             more = f" and {len(cells) - 1} more" if len(cells) > 1 else ""
             lies = f"the best batch lies at or beyond the {end} end of its sweep"
             warnings.append(f"{cell_name(cells[-1])}{more}: {lies}; sweep {other} batches")
+    warnings += _strange(laws)
     few = sum(one.cell.runs - one.cell.diverged < FEW_RUNS for one in laws.cells)
     if few * 2 > len(laws.cells):
         warnings.append(
@@ -269,6 +272,23 @@ def _guards(laws: Laws) -> list[str]:
         warnings.append(f"runs of one token budget only: {measured.format('tokens')}")
     if laws.validation and not laws.validated:
         warnings.append("the optima of the largest cells were not predicted from the others: no range is validated")
+    return warnings
+
+
+def _strange(laws: Laws) -> list[str]:
+    """The cells whose own optimum lies off the law by far more than the others': they have lost their say in it."""
+    optima = laws.coefficients[: len(laws.coordinates) * len(laws.features.columns)]
+    at = laws.features.matrix([point(one.cell) for one in laws.cells])
+    said = at @ optima.reshape(len(laws.coordinates), -1).T
+    warnings = []
+    for one, law in zip(laws.cells, said, strict=True):
+        for name, value in zip(laws.coordinates, law, strict=True):
+            off = one.optimum[name] - float(value)
+            if abs(off) > max(STRANGE, STRANGE_SD * math.hypot(laws.spread[name], one.optimum_sd[name])):
+                warnings.append(
+                    f"{cell_name(one)}: its best {name} is {math.exp(off):.2g} times what the law says there, so it "
+                    "has little say in the law; are its runs like the others'?"
+                )
     return warnings
 
 

@@ -28,6 +28,8 @@ UNSCALED = ("sp", "sp_fan_in")
 REFUSED = ("parametrization", "optimizer", "base_width", "base_depth", *OPTIONS)
 """Parts of a recipe that a law does not survive."""
 SEED = 0
+ROUNDING = 0.005
+"""Decades (1 %): two sizes or budgets that differ by less are the same."""
 FURTHEST = math.log(2)
 """How far, in ln, a recommendation may lie from the fitted optimum."""
 
@@ -102,7 +104,7 @@ def predict(
         target["lr"] = math.sqrt(near.cell.lowest_lr * near.cell.highest_lr)
     estimates, regret = _hyperparameters(laws, target, near, batch_tokens, warnings)
     beyond = _decades(laws, target)
-    too_far = {name: value for name, value in beyond.items() if value > laws.validated.get(name, 0.0) * 1.01}
+    too_far = {name: value for name, value in beyond.items() if value > laws.validated.get(name, 0.0) + ROUNDING}
     warnings += [
         f"{name} lies {value:.2f} decades beyond the runs; {laws.validated.get(name, 0.0):.2f} are validated"
         for name, value in too_far.items()
