@@ -306,6 +306,17 @@ def test_gradients_of_key_heads_that_are_shared_by_more_and_more():
             assert verdict("width", "gradient", name, exponent, terms=terms).outcome == outcome
 
 
+def test_the_first_block_has_none_before_it():
+    """A change that comes from the blocks before, (L-1)/2 of L in the mean: 1/2, 3/4, 7/8 of what many would give."""
+    depths = (2, 4, 8)
+    before = np.array([[1 - 1 / depth for depth in depths]])
+    terms = replace(TERMS, before=fit_slope(depths, np.log(before)).value)
+    found = judge("depth", "change", "blocks.*.norm", depths, np.repeat(before, 3, axis=0), terms)
+    assert (found.low, found.outcome) == (0.0, "PASS")
+    assert found.high == pytest.approx(found.slope.value)
+    assert judge("depth", "change", "blocks.stream out", depths, before, terms).high == 0.0
+
+
 def test_gradients_of_embeddings_over_depth_as_the_stream_out():
     for alpha, low in ((1.0, -0.5), (0.5, 0.0)):
         terms = replace(TERMS, alpha=alpha, eps={"embedding.position": 0.0})

@@ -180,7 +180,7 @@ def ladder_of(axis: Axis, subjects: Sequence[Subject], measured: Mapping[Key, li
     """The verdicts: on activations as initialised, on changes by their geometric mean over the steps, on gradients by
     that over the first GRADIENTS."""
     name, sizes = subjects[0].parametrization.name, tuple(subject.size for subject in subjects)
-    values, terms = _collect(measured, axis, sizes), _terms(sizes, subjects)
+    values, terms = _collect(measured, axis, sizes), _terms(axis, sizes, subjects)
     # the first tensor of a module says what it is: a bias comes after its weight
     roles = {pattern(tensor.name.rpartition(".")[0]): tensor.role for tensor in reversed(subjects[0].tensors)}
     what: dict[tuple[Quantity, str], list[npt.NDArray[np.float64]]] = defaultdict(list)
@@ -205,7 +205,7 @@ def _typical(quantity: Quantity, steps: Sequence[npt.NDArray[np.float64]]) -> np
         return np.asarray(np.exp(np.mean(np.log(np.stack(judged)), axis=0)))
 
 
-def _terms(sizes: Sequence[int], subjects: Sequence[Subject]) -> Terms:
+def _terms(axis: Axis, sizes: Sequence[int], subjects: Sequence[Subject]) -> Terms:
     """What the promises depend on."""
     parametrization, eps = subjects[0].parametrization, {}
     if scales_eps(parametrization.name) and parametrization.scale_eps:
@@ -216,6 +216,7 @@ def _terms(sizes: Sequence[int], subjects: Sequence[Subject]) -> Terms:
         alpha=residual_exponent(parametrization.name, parametrization.depth_exponent) or 1.0,
         head=_exponent(sizes, [subject.head_dim for subject in subjects]),
         group=_exponent(sizes, [subject.group for subject in subjects]),
+        before=_exponent(sizes, [1 - 1 / size for size in sizes]) if axis == "depth" else 0.0,
         normalised=subjects[0].optimizer.name != "sgd",
         eps=eps,
     )

@@ -55,17 +55,19 @@ def fit_slope(sizes: Sequence[float], log_values: npt.NDArray[np.float64]) -> Sl
 @dataclass(frozen=True)
 class Exponent:
     """constant + alpha * α + head * (d ln head_dim / d ln size) + group * (d ln query heads per key head / d ln size)
-    + raw * (α - 1/2 where updates keep the gradient's size, as SGD's do; 0 where they are normalised, as Adam's)."""
+    + before * (d ln (1 - 1/L) / d ln L) + raw * (α - 1/2 where updates keep the gradient's size, as SGD's do; 0 where
+    they are normalised, as Adam's)."""
 
     constant: float = 0.0
     alpha: float = 0.0
     head: float = 0.0
     group: float = 0.0
+    before: float = 0.0
     raw: float = 0.0
 
     def __call__(self, terms: "Terms") -> float:
         raw = 0.0 if terms.normalised else terms.alpha - 1 / 2
-        grown = self.head * terms.head + self.group * terms.group
+        grown = self.head * terms.head + self.group * terms.group + self.before * terms.before
         return self.constant + self.alpha * terms.alpha + grown + self.raw * raw
 
 
@@ -85,6 +87,8 @@ class Terms:
     nothing."""
     group: float = 0.0
     """d ln query heads per key head / d ln size: 0 unless the number of key heads is fixed."""
+    before: float = 0.0
+    """d ln (1 - 1/L) / d ln L over depth: of L blocks one has (L-1)/2 before it in the mean, not L/2."""
 
 
 FLAT = Exponent()
@@ -162,11 +166,14 @@ PROMISES: dict[tuple[Axis, Quantity], dict[str, Promise]] = {
         "any": exactly(FLAT, f"{COMPLETEP}: the stream changes by Θ(1) in all, whatever the depth"),
         "branch": Promise(
             Exponent(-1, alpha=1),
-            Exponent(raw=1),
-            f"{COMPLETEP}: m_L^(α-1) from own weights, Θ(1) from the stream; {FILLED}",
+            Exponent(raw=1, before=1),
+            f"{COMPLETEP}: m_L^(α-1) from own weights, Θ(1) from the stream, 1 - 1/L of it where what changes comes "
+            f"from the blocks before; {FILLED}",
         ),
         "scores": Promise(
-            Exponent(-2, alpha=2), Exponent(raw=1), "queries and keys change as what is in a branch does, each"
+            Exponent(-2, alpha=2),
+            Exponent(raw=1, before=1),
+            "queries and keys change as what is in a branch does, each",
         ),
         "added": Promise(Exponent(-1), Exponent(alpha=-1, raw=1), "that of its branches, times m_L^-α"),
         "output": Promise(
