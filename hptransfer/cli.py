@@ -147,6 +147,17 @@ VERBS = (
         verbs.laws,
         (option("what", choices=("list", "show")), option("name", nargs="?", help="of a published law, for show")),
     ),
+    Verb(
+        verbs.critical,
+        (
+            option("steps", metavar="CSV", help="steps to a loss, a line for each batch of a model"),
+            option(
+                "--reference", required=True, type=float, metavar="B", help="tokens of the batch that scaling starts at"
+            ),
+            option("--by", choices=("params", "tokens"), default="params", help="what the law is in (default: params)"),
+            option("--at", action="append", type=float, default=[], metavar="N", help="say it there; repeatable"),
+        ),
+    ),
     Verb(verbs.compare, (LAWS, RECORDS, COLUMNS)),
     Verb(
         verbs.ladder,

@@ -154,6 +154,15 @@ def laws(args: argparse.Namespace) -> int:
     return 0
 
 
+def critical(args: argparse.Namespace) -> int:
+    """Fit the critical batch to steps to a target loss at several batches: a CSV with the columns params, tokens,
+    batch_tokens, steps_to_target, target_loss."""
+    from hptransfer.laws.batch import fit_critical_batch, read_to_target, to_text
+
+    print(to_text(fit_critical_batch(read_to_target(Path(args.steps)), args.reference, args.by), args.at))
+    return 0
+
+
 def compare(args: argparse.Namespace) -> int:
     """Compare laws with runs that were held out of the fit: regret, cell by cell, against the rivals."""
     from hptransfer.laws import Laws

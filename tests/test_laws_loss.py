@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from hptransfer.cli import main
 from hptransfer.errors import UserError
-from hptransfer.laws.batch import ToTarget, critical_batches, fit_critical_batch, read_to_target
+from hptransfer.laws.batch import COLUMNS, ToTarget, critical_batches, fit_critical_batch, read_to_target
 from hptransfer.laws.isoflop import fit_isoflop
 from hptransfer.laws.loss import bootstrap_chinchilla, fit_chinchilla, fit_floor
 from hptransfer.laws.steps import fit_steps
@@ -133,6 +134,21 @@ def test_floors_of_two_cells_give_a_wide_honest_answer() -> None:
     assert high / low > 1.02
     again = law.predict(8e6, 1.6e8)[0]
     assert again == pytest.approx(2.6, rel=0.02)
+
+
+def test_critical_batch_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lines = [f"{n},{20 * n},{b},{1000 + 1e8 * n / 1e8 / b},3" for n in (1e8, 4e8) for b in (1e4, 3e4, 1e5, 3e5)]
+    path = tmp_path / "steps.csv"
+    path.write_text("\n".join([",".join(COLUMNS), *lines]))
+    assert main(["critical", str(path), "--reference", "1e4", "--at", "4e8", "--at", "1.6e9"]) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert said[1].split()[:3] == ["1e+08", "3", "3.2e+04"]
+    law = fit_critical_batch(read_to_target(path), 1e4)
+    assert said[-2].startswith(f"at params 4e+08: {law.at(4e8):.4g} tokens, 95 % {law.interval(4e8)[0]:.4g} to")
+    assert said[-1].endswith("0.60 decades beyond the models")
+    path.write_text("params,tokens\n1,1")
+    assert main(["critical", str(path), "--reference", "1e4"]) == 2
+    assert "column 'batch_tokens' is missing" in capsys.readouterr().err
 
 
 def test_critical_batch_of_a_hyperbola() -> None:

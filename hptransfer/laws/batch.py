@@ -20,6 +20,7 @@ import numpy as np
 from hptransfer.errors import UserError, did_you_mean
 from hptransfer.laws.fitting import quantile
 from hptransfer.laws.valley import Floats
+from hptransfer.tables import table
 
 OVERHEAD = 0.2
 CRITICAL = (0.47, 0.15)
@@ -205,3 +206,28 @@ def _hyperbola(batch: Floats, steps: Floats) -> tuple[float, float]:
             break
     a, b = np.exp(values)
     return float(a), float(b)
+
+
+def to_text(law: CriticalBatchLaw, sizes: Sequence[float]) -> str:
+    """Each model's critical batch, the law through them, and what it says at `sizes`; all in tokens."""
+    models = [
+        {
+            law.by: getattr(model, law.by),
+            "target loss": model.target_loss,
+            "critical batch": model.critical,
+            "least steps": model.least_steps,
+            "steps off the fit": f"{model.scatter:.2%}",
+        }
+        for model in law.models
+    ]
+    known = max(getattr(model, law.by) for model in law.models)
+    lines = [table(models)]
+    lines.append(
+        f"critical batch ~ {law.by}^{law.exponent:.3f} (standard error {law.exponent_se:.3f}): {OVERHEAD:.0%} more "
+        f"steps than linear scaling from {law.reference:g} tokens"
+    )
+    for size in sizes:
+        low, high = law.interval(size)
+        beyond = f"; {math.log10(size / known):.2f} decades beyond the models" if size > known * 1.01 else ""
+        lines.append(f"at {law.by} {size:.4g}: {law.at(size):.4g} tokens, 95 % {low:.4g} to {high:.4g}{beyond}")
+    return "\n".join(lines)
