@@ -45,10 +45,9 @@ class Proposal:
     def to_text(self, seconds_per_flop: float | None = None, losses: Mapping[float, float | None] | None = None) -> str:
         """The runs with what they cost and what the laws foresee; measured losses beside it where there are any."""
         rung, target = self.rung, self.target
-        shape = ", ".join(f"{name} {size}" for name, size in rung.model.items())
         head = (
-            f"{shape}: {amount(rung.params)} parameters (the target: {amount(target.params)}), {amount(rung.tokens)} "
-            f"tokens (the target: {amount(target.tokens)}) in {rung.steps} steps"
+            f"{rung.shape}: {amount(rung.params)} parameters (the target: {amount(target.params)}), "
+            f"{amount(rung.tokens)} tokens (the target: {amount(target.tokens)}) in {rung.steps} steps"
         )
         cost = f"in all {amount(self.flops, 'FLOP')}, {self.flops / target.flops:.2%} of a run of the target"
         if seconds_per_flop:
@@ -148,10 +147,9 @@ def train_rung(proposal: Proposal, config: str, runs: Path, overrides: Sequence[
     file = runs / f"confirm_{Path(config).stem}.yaml"
     write_atomic(file, to_yaml(proposal.to_sweep(config, overrides)))
     done = sweep(file, runs=runs, **how)
-    rows = [row for run in done.runs if (row := run.record.row()) is not None]
-    if len(rows) < len(proposal.runs):
+    if len(done.rows) < len(proposal.runs):
         raise UserError(f"{done.to_text()}\nconfirm: some runs have no result, see above; the same command continues")
-    return rows
+    return done.rows
 
 
 def losses_of(rows: Sequence[Row]) -> dict[float, float | None]:

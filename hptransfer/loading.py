@@ -12,6 +12,7 @@ from typing import Any, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from hptransfer.errors import UserError, did_you_mean
@@ -174,9 +175,9 @@ def _unknown_nulls(model: type[BaseModel], source: Source) -> Iterator[str]:
     """
     for path in source.nulls:
         *section, key = path.split(".")
-        known, allowed = _fields_at(model, section)
-        if allowed and key not in known:
-            yield f"{source.origin(path)}: {path}: {_unknown_key(key, None, allowed)}"
+        known = _fields_at(model, section)
+        if known and key not in known:
+            yield f"{source.origin(path)}: {path}: {_unknown_key(key, None, list(known))}"
         elif ":" in path:
             yield f"{source.origin(path)}: {path}: a key without a value; write a space after the colon"
 
@@ -198,11 +199,11 @@ def _line(model: type[BaseModel], source: Source, error: ErrorDetails) -> str:
     names_a_key = error["type"] in ("missing", "extra_forbidden")
     location = _without_tags(source.data, error["loc"], names_a_key)
     path = ".".join(map(str, location))
-    known, allowed = _fields_at(model, error["loc"][:-1])
+    known = _fields_at(model, error["loc"][:-1])
     value = error.get("input")
     match error["type"]:
         case "extra_forbidden":
-            text = _unknown_key(str(location[-1]), value, allowed)
+            text = _unknown_key(str(location[-1]), value, list(known))
         case "missing":
             about = known[str(location[-1])].description if str(location[-1]) in known else None
             text = "missing" + (f": {about}" if about else "")
@@ -238,7 +239,7 @@ def _without_tags(data: Any, location: tuple[int | str, ...], names_a_key: bool)
     return kept
 
 
-def _fields_at(model: type[BaseModel], location: Sequence[int | str]) -> tuple[dict[str, Any], list[str]]:
+def _fields_at(model: type[BaseModel], location: Sequence[int | str]) -> dict[str, FieldInfo]:
     """The fields, by name, of the section at a pydantic location."""
     here: list[type[BaseModel]] = [model]
     for part in location:
@@ -246,14 +247,13 @@ def _fields_at(model: type[BaseModel], location: Sequence[int | str]) -> tuple[d
             section.model_fields[part] for section in here if isinstance(part, str) and part in section.model_fields
         ]
         if found:
-            here = [section for f in found for section in _sections(f.annotation, f.metadata)]
+            here = [section for f in found for section in _sections(f.annotation)]
         else:
             here = [section for section in here if part in _tags(section)] or here
-    known = {name: f for section in here for name, f in section.model_fields.items()}
-    return known, list(known)
+    return {name: field for section in here for name, field in section.model_fields.items()}
 
 
-def _sections(annotation: Any, metadata: Sequence[Any] = ()) -> Iterator[type[BaseModel]]:
+def _sections(annotation: Any) -> Iterator[type[BaseModel]]:
     """The pydantic models inside a type annotation."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         yield annotation
@@ -267,8 +267,8 @@ def _tags(section: type[BaseModel]) -> list[str]:
 
 
 def _tag_key(model: type[BaseModel], location: Sequence[int | str]) -> str:
-    known, _ = _fields_at(model, location)
-    return next((name for name, field in known.items() if get_args(field.annotation) == (field.default,)), "name")
+    known = _fields_at(model, location).items()
+    return next((name for name, field in known if get_args(field.annotation) == (field.default,)), "name")
 
 
 def to_yaml(data: Mapping[str, Any], comments: Mapping[str, str] | None = None) -> str:

@@ -12,7 +12,7 @@ from hptransfer.laws import fit
 from hptransfer.recommendation import interval
 from hptransfer.records import Row
 from hptransfer.report import write_report
-from hptransfer.sweeps import SweepResult, sweep
+from hptransfer.sweeps import sweep
 from hptransfer.tables import amount, table
 from hptransfer.target import Tuned, transfer
 
@@ -71,14 +71,9 @@ def _swept(
     plan = {"name": name, "method": "grid", "metric": metric, "parameters": parameters, "command": command}
     write_atomic(home / f"{name}.yaml", to_yaml(plan))
     done = sweep(home / f"{name}.yaml", runs=home / name.partition("_")[0], workers=workers)
-    return _complete(done)
-
-
-def _complete(done: SweepResult) -> list[Row]:
-    rows = [row for run in done.runs if (row := run.record.row()) is not None]
-    if len(rows) < len(done.runs):
+    if len(done.rows) < len(done.runs):
         raise UserError(f"{done.to_text()}\nquickstart: some runs failed, see above; the same command continues")
-    return rows
+    return done.rows
 
 
 def _closing(tuned: Tuned, results: Mapping[str, Row], proxies: Sequence[Row], home: Path) -> str:

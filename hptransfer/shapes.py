@@ -22,8 +22,6 @@ Shape = SimpleNamespace
 """The model section's keys, all of them numbers, with what the data gives: vocab_size and seq_len, or image_size,
 channels and classes (models/*.py: build takes one)."""
 
-LARGEST_DEFAULT_HEAD = 64
-
 
 def shape_at(model: ModelConfig, parametrization: Parametrization, data: DataConfig, base: bool) -> Shape:
     """The shape of the model (base=False), or of its base: base width, heads and ffn_ratio at the model's own depth.

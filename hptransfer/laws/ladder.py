@@ -46,6 +46,11 @@ class Rung:
     flops: float
     steps: int
 
+    @property
+    def shape(self) -> str:
+        """`width 32, depth 2`."""
+        return ", ".join(f"{name} {size}" for name, size in self.model.items())
+
 
 @dataclass(frozen=True)
 class Ladder:
@@ -74,7 +79,7 @@ class Ladder:
         """The rungs, the cost, the interval to expect, and what is swept jointly."""
         swept = "random (lr, batch) pairs" if self.sweep_batch else "lrs, an octave apart"
         lines = [
-            f"{_shape(rung)}: {rung.params:.3g} parameters, {rung.tokens:.3g} tokens in {rung.steps} steps, "
+            f"{rung.shape}: {rung.params:.3g} parameters, {rung.tokens:.3g} tokens in {rung.steps} steps, "
             f"{self.runs_per_rung} {swept}, {self.runs_per_rung * rung.flops:.3g} FLOPs"
             for rung in self.rungs
         ]
@@ -164,7 +169,7 @@ def _long_enough(halvings: Sequence[Rung]) -> list[Rung]:
         short = next(rung for rung in halvings if rung.steps < LEAST_STEPS)
         raise UserError(
             f"train.tokens: at the target's {short.tokens / short.params:.2g} tokens per parameter a run of "
-            f"{_shape(short)} has {short.steps} steps; a ladder needs two sizes of at least {LEAST_STEPS}: "
+            f"{short.shape} has {short.steps} steps; a ladder needs two sizes of at least {LEAST_STEPS}: "
             "give the target more tokens or a smaller train.batch_tokens"
         )
     return found
@@ -219,7 +224,3 @@ def halvings(config: "RunConfig") -> tuple[Rung, list[Rung]]:
         except (UserError, ValueError):
             continue  # heads that do not divide the width, say
     return target, found
-
-
-def _shape(rung: Rung) -> str:
-    return ", ".join(f"{name} {size}" for name, size in rung.model.items())

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from hptransfer.records import Row
 from hptransfer.seeds import SeedNoise, seed_noise
 from hptransfer.sweeps.progress import expected_flops, progress, seconds_left, state
 from hptransfer.sweeps.search import Search
@@ -34,9 +35,14 @@ class SweepResult:
         return [run for run in self.runs if self._row(run).status == "failed"]
 
     @property
+    def rows(self) -> list[Row]:
+        """Of the runs that have a result."""
+        return [row for run in self.runs if (row := run.record.row()) is not None]
+
+    @property
     def seed_noise(self) -> SeedNoise | None:
         """How far losses move between seeds; None where no point has two."""
-        return seed_noise(row for run in self.runs if (row := run.record.row()) is not None)
+        return seed_noise(self.rows)
 
     def to_text(self) -> str:
         """For people: what would be run (dry run), or what came of it."""

@@ -9,9 +9,6 @@ from typing import Protocol
 from hptransfer.sweeps.config import SweepConfig
 from hptransfer.sweeps.space import Overrides, at, grid
 
-DESIGNS = ("random", "qmc")
-"""Of a random sweep: independent draws, or a quasi-random sequence, which leaves no holes."""
-
 
 @dataclass(frozen=True)
 class Tried:
@@ -41,7 +38,10 @@ class Listed:
 
 
 def sampler_of(config: SweepConfig, seed: int, design: str = "random") -> Sampler:
-    """The sampler that a sweep's method names; the first points of a random sweep do not depend on its run_cap."""
+    """The sampler that a sweep's method names; the first points of a random sweep do not depend on its run_cap.
+
+    `design` of a random sweep: independent draws, or a quasi-random sequence (qmc), which leaves no holes.
+    """
     if config.method == "grid":
         return Listed(list(islice(grid(config.space), config.run_cap)))
     if config.method == "bayes":
