@@ -21,7 +21,7 @@ from laws_regret import by_cell, laws, read, regrets
 from hptransfer.laws import pooled, priors
 from hptransfer.laws.evidence import gather
 from hptransfer.laws.pooled import fit_pooled
-from hptransfer.records import Row
+from hptransfer.rows import Row
 
 PINNED = 1e-4
 NO_BEND = {"batch_tokens bend": (0.0, PINNED), "batch_tokens taper": (0.0, PINNED)}

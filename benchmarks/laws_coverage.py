@@ -20,7 +20,7 @@ from hptransfer.laws import Estimate, fit
 from hptransfer.laws.evidence import gather
 from hptransfer.laws.pooled import fit_pooled
 from hptransfer.laws.synthetic import BASE_PARAMS, BASE_TOKENS, World
-from hptransfer.records import Row
+from hptransfer.rows import Row
 
 DESIGNS = [
     # cells, runs per cell, lr and batch (else lr alone on a grid), parametrization

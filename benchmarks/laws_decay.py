@@ -19,7 +19,7 @@ import numpy.typing as npt
 from hptransfer.laws import fit
 from hptransfer.laws.timescale import fading_of, timescale
 from hptransfer.laws.valley import Slopes, evaluate
-from hptransfer.records import Row
+from hptransfer.rows import Row
 
 Floats = npt.NDArray[np.float64]
 COORDINATES = ("lr", "batch_tokens", "timescale")

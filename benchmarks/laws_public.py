@@ -25,7 +25,8 @@ from hptransfer.laws.loss import fit_chinchilla
 from hptransfer.laws.predict import Estimate
 from hptransfer.laws.published import LAWS
 from hptransfer.laws.timescale import fading_of, timescale
-from hptransfer.records import Row, read_rows
+from hptransfer.records import read_rows
+from hptransfer.rows import Row
 
 Floats = npt.NDArray[np.float64]
 LOST = 0.2

@@ -18,7 +18,7 @@ import numpy.typing as npt
 from matplotlib.tri import LinearTriInterpolator, Triangulation
 
 from hptransfer.laws import fit
-from hptransfer.records import Row
+from hptransfer.rows import Row
 
 Floats = npt.NDArray[np.float64]
 Method = Callable[[Sequence[Row]], Callable[[float, float], tuple[float, float]]]

@@ -12,7 +12,8 @@ from pathlib import Path
 
 from hptransfer.figures import to_svg, u_curves
 from hptransfer.quickstart import quickstart
-from hptransfer.records import Row, read_rows
+from hptransfer.records import read_rows
+from hptransfer.rows import Row
 
 ROOT = Path(__file__).parent.parent
 COLUMNS = ("width", "depth", "params", "tokens", "batch_tokens", "lr", "weight_decay", "status", "loss", "flops")

@@ -14,7 +14,7 @@ from hptransfer.laws.evidence import data_hash
 from hptransfer.laws.ladder import LEAST_STEPS, Rung, halvings
 from hptransfer.laws.rung import Foreseen, Line, foresee, spaced
 from hptransfer.recommendation import interval
-from hptransfer.records import Row
+from hptransfer.rows import Row
 from hptransfer.sweeps import sweep
 from hptransfer.tables import amount, duration, table
 from hptransfer.target import predict_for, rounded, size_of_config

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hptransfer.errors import UserError, did_you_mean
-from hptransfer.records import NUMBERS, RECIPE, REQUIRED, Row, row_of
+from hptransfer.rows import NUMBERS, RECIPE, REQUIRED, Row, row_of
 
 KNOWN = (*NUMBERS, "status", "diverged", "steps", *RECIPE)
 """Columns that are read; `diverged` (true or false) instead of a status, `steps` (of the optimizer) only to check

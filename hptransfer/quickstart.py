@@ -10,8 +10,8 @@ from hptransfer.errors import UserError
 from hptransfer.files import make_folder, write_atomic
 from hptransfer.laws import fit
 from hptransfer.recommendation import interval
-from hptransfer.records import Row
 from hptransfer.report import write_report
+from hptransfer.rows import Row
 from hptransfer.sweeps import sweep
 from hptransfer.tables import amount, table
 from hptransfer.target import Tuned, transfer

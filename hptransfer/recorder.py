@@ -12,18 +12,8 @@ from hptransfer.config import RunConfig, to_yaml
 from hptransfer.divergence import Watch
 from hptransfer.errors import UserError, did_you_mean
 from hptransfer.files import make_folder, write_atomic
-from hptransfer.records import (
-    NUMBERS,
-    RECIPE,
-    REQUIRED,
-    STATUSES,
-    Metrics,
-    Record,
-    recipe,
-    row_of,
-    to_json,
-    write_json,
-)
+from hptransfer.records import Metrics, Record, recipe, to_json, write_json
+from hptransfer.rows import NUMBERS, RECIPE, REQUIRED, STATUSES, row_of
 
 MEASURED = ("loss", "tokens_seen", "flops", "seconds")
 FACTS = (*(name for name in NUMBERS if name not in MEASURED), "params_total", "params_active", "steps", *RECIPE)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
-from hptransfer.records import Row
+from hptransfer.rows import Row
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,8 @@ from hptransfer.errors import UserError
 from hptransfer.laws import Laws, fit
 from hptransfer.laws.ladder import LEAST_STEPS
 from hptransfer.laws.store import load
-from hptransfer.records import Row, read_rows, recipe
+from hptransfer.records import read_rows, recipe
+from hptransfer.rows import Row
 from hptransfer.scaling import resolve
 from hptransfer.target import transfer
 

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from tiny import write
 
 from hptransfer.errors import UserError
-from hptransfer.records import Row, read_rows
+from hptransfer.records import read_rows
+from hptransfer.rows import Row
 
 FILES = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 HEAD = "params,tokens,lr,batch_tokens,loss"

@@ -15,7 +15,7 @@ from hptransfer.laws.pooled import fit_pooled
 from hptransfer.laws.synthetic import BASE_PARAMS, BASE_TOKENS, World
 from hptransfer.laws.timescale import timescale
 from hptransfer.laws.uncertainty import resample
-from hptransfer.records import Row
+from hptransfer.rows import Row
 
 SIZES = [(BASE_PARAMS * 4**i, BASE_TOKENS * 4**i * over) for i in range(3) for over in (1, 3)]
 QUIET = World(noise=1e-5, far_noise=1e-3, spread=0.0)

@@ -14,7 +14,7 @@ from hptransfer.laws.ladder import LEAST_STEPS, Rung, halvings, propose
 from hptransfer.laws.published import LAWS, listing, predict_published, rivals, show
 from hptransfer.laws.synthetic import BASE_PARAMS, BASE_TOKENS, World
 from hptransfer.laws.timescale import timescale
-from hptransfer.records import Row
+from hptransfer.rows import Row
 
 
 def test_step_law_by_hand() -> None:

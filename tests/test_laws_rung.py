@@ -10,7 +10,7 @@ from hptransfer.errors import UserError
 from hptransfer.laws import Laws, fit
 from hptransfer.laws.rung import TOLERANCE, Line, foresee, judge, spaced
 from hptransfer.laws.synthetic import BASE_PARAMS, BASE_TOKENS, World
-from hptransfer.records import Row
+from hptransfer.rows import Row
 
 WORLD = replace(
     World(parametrization="completep", noise=0.002, spread=0.02), lr_exponents=(0.0, 0.0), batch_exponents=(0.0, 0.0)

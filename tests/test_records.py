@@ -15,7 +15,6 @@ from hptransfer import records
 from hptransfer.config import RunConfig, load_config, to_yaml
 from hptransfer.errors import UserError
 from hptransfer.records import (
-    RECIPE,
     Metrics,
     Record,
     find_records,
@@ -23,10 +22,10 @@ from hptransfer.records import (
     read_json,
     read_rows,
     recipe,
-    row_of,
     to_json,
     write_json,
 )
+from hptransfer.rows import RECIPE, row_of
 
 FILES = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 

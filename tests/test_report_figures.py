@@ -15,7 +15,7 @@ from hptransfer.figures.cells import anchor, cells_of, recipe_labels
 from hptransfer.figures.curves import Curve, coarser, thin
 from hptransfer.figures.flatness import lines_of, middle
 from hptransfer.figures.style import power_of_two, some
-from hptransfer.records import Row
+from hptransfer.rows import Row
 
 BASE = Row(params=1e6, tokens=2e7, lr=0.01, batch_tokens=4096.0, loss=3.0, width=64.0, depth=4.0, seed=0)
 

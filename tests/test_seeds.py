@@ -8,8 +8,8 @@ import pytest
 
 from hptransfer.laws import fit
 from hptransfer.laws.synthetic import World
-from hptransfer.records import Row
 from hptransfer.report.findings import findings
+from hptransfer.rows import Row
 from hptransfer.seeds import seed_noise
 
 ROW = Row(params=1e6, tokens=2e7, lr=0.004, batch_tokens=4096, loss=3.0, seed=0)

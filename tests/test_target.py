@@ -11,7 +11,8 @@ from hptransfer.config import RunConfig
 from hptransfer.errors import UserError
 from hptransfer.laws import Laws, fit
 from hptransfer.loading import parse_yaml
-from hptransfer.records import Row, recipe
+from hptransfer.records import recipe
+from hptransfer.rows import Row
 from hptransfer.scaling import resolve
 from hptransfer.target import predict_at_base_of_runs, predict_for, size_of, size_of_config, transfer
 

@@ -12,7 +12,7 @@ from fake_wandb import ENTITY, FakeWandb
 from hptransfer.cli import main
 from hptransfer.errors import UserError
 from hptransfer.laws import fit
-from hptransfer.records import Row
+from hptransfer.rows import Row
 from hptransfer.tracking.publishing import EVIDENCE, publish
 from hptransfer.tracking.workspace import CURVES, SCATTERS, build_workspace, save_workspace
 

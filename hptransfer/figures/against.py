@@ -11,7 +11,7 @@ from hptransfer.figures.cells import cells_of
 from hptransfer.figures.judged import Judged, judge
 from hptransfer.figures.style import INK, MUTED, drawing, legend_handle, octaves, panels
 from hptransfer.figures.valleys import cell_colours, size_of
-from hptransfer.records import Row
+from hptransfer.rows import Row
 
 if TYPE_CHECKING:
     from hptransfer.laws import Laws

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from hptransfer.records import RECIPE, Row
+from hptransfer.rows import RECIPE, Row
 from hptransfer.tables import amount
 
 SAME_BUDGET = 0.01

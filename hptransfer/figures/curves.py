@@ -7,7 +7,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from hptransfer.records import Record, Row
+from hptransfer.records import Record
+from hptransfer.rows import Row
 
 NOT_WATCHED = ("step", "tokens", "flops", "lr")
 """Numbers in metrics.jsonl that say where a step stands rather than how it went."""

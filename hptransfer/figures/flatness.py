@@ -18,7 +18,7 @@ from matplotlib.ticker import FuncFormatter, NullLocator
 from hptransfer.figures.cells import Cell, cells_of
 from hptransfer.figures.curves import Curve
 from hptransfer.figures.style import INK, MARKERS, drawing, ladder, legend_handle, octaves, panels
-from hptransfer.records import Row
+from hptransfer.rows import Row
 
 KINDS = {"update": "size of an update over the weights'", "activation": "activations and logits"}
 """What the names in metrics.jsonl begin with."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from hptransfer.figures.cells import SAME_BUDGET, Cell, loss_of
-from hptransfer.records import Row
+from hptransfer.rows import Row
 
 if TYPE_CHECKING:
     from hptransfer.laws import Laws, Prediction

@@ -13,7 +13,7 @@ from hptransfer.figures.cells import Cell, anchor, cells_of
 from hptransfer.figures.curves import Curve
 from hptransfer.figures.style import drawing, legend_handle, panels, some
 from hptransfer.figures.valleys import cell_colours, size_of
-from hptransfer.records import Row
+from hptransfer.rows import Row
 from hptransfer.tables import amount
 
 CELLS = 9

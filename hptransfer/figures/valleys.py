@@ -11,7 +11,7 @@ from matplotlib.transforms import blended_transform_factory
 from hptransfer.figures.cells import Cell, anchor, cells_of, loss_of
 from hptransfer.figures.judged import judge
 from hptransfer.figures.style import MARK, MARKERS, MUTED, drawing, ladder, legend_handle, octaves, panels, some
-from hptransfer.records import Row
+from hptransfer.rows import Row
 from hptransfer.tables import amount
 
 if TYPE_CHECKING:

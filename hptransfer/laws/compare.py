@@ -14,7 +14,7 @@ from hptransfer.laws.pooled import Pooled, fit_pooled
 from hptransfer.laws.predict import Prediction, applied_factor
 from hptransfer.laws.timescale import timescale
 from hptransfer.laws.valley import evaluate
-from hptransfer.records import Row
+from hptransfer.rows import Row
 from hptransfer.tables import table
 
 PLURALS = {"lr": "lrs", "batch_tokens": "batches", "timescale": "weight decays"}

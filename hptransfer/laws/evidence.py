@@ -13,7 +13,7 @@ from hptransfer.laws import priors
 from hptransfer.laws.pooled import Problem
 from hptransfer.laws.timescale import fading, timescale
 from hptransfer.laws.valley import Booleans, Floats, shape_names
-from hptransfer.records import Row
+from hptransfer.rows import Row
 
 SAME_BUDGET = 0.01
 """Token budgets of one shape that differ by less than this in ln are one budget: rounding to whole steps."""

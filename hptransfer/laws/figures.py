@@ -13,7 +13,7 @@ from hptransfer.laws.fitting import quantile
 from hptransfer.laws.laws import FittedCell, Laws, LeftOut
 from hptransfer.laws.predict import Prediction, posterior
 from hptransfer.laws.valley import Floats, evaluate
-from hptransfer.records import Row
+from hptransfer.rows import Row
 from hptransfer.tables import amount
 
 LEVELS = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.05, 0.1)

@@ -14,7 +14,7 @@ from hptransfer.laws.loss import LossLaw, fit_floor
 from hptransfer.laws.pooled import Noise, Pooled, fit_pooled
 from hptransfer.laws.uncertainty import covariance
 from hptransfer.laws.valley import Booleans, evaluate
-from hptransfer.records import Row
+from hptransfer.rows import Row
 
 MIXED = 0.03
 """Runs at the floor differ by 0.1 % to 2 % of their loss (priors.NOISE_NEAR); more is not noise."""

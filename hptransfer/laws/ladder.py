@@ -17,7 +17,7 @@ from hptransfer.errors import UserError
 from hptransfer.laws import priors
 from hptransfer.laws.fitting import fit
 from hptransfer.laws.synthetic import BASE_PARAMS, BASE_TOKENS, World
-from hptransfer.records import Row
+from hptransfer.rows import Row
 from hptransfer.tables import duration
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from hptransfer.laws.valley import Floats, evaluate
-from hptransfer.records import Row
+from hptransfer.rows import Row
 
 BASE_PARAMS = 1e6
 BASE_TOKENS = 2e7

@@ -14,7 +14,7 @@ have a place like any others, and bound the optimum from that side.
 import numpy as np
 
 from hptransfer.laws.valley import Floats
-from hptransfer.records import Row
+from hptransfer.rows import Row
 
 LEAST = 1e-12
 """Fading below which there is none: the timescale is 1 to as many digits."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from hptransfer.figures.cells import Cell, anchor, loss_of
 from hptransfer.figures.judged import Judged
-from hptransfer.records import Row
+from hptransfer.rows import Row
 from hptransfer.tables import amount, duration
 
 if TYPE_CHECKING:

@@ -8,7 +8,8 @@ from typing import Any
 
 from hptransfer.config import read_yaml
 from hptransfer.figures.curves import Curve
-from hptransfer.records import NUMBERS, Record, Row
+from hptransfer.records import Record
+from hptransfer.rows import NUMBERS, Row
 
 Flat = dict[str, Any]
 

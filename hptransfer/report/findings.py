@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from hptransfer.figures.cells import Cell, recipe_value
 from hptransfer.figures.judged import Judged, differences
-from hptransfer.records import RECIPE, Row
 from hptransfer.report.facts import Flat
+from hptransfer.rows import RECIPE, Row
 from hptransfer.seeds import seed_noise
 
 if TYPE_CHECKING:

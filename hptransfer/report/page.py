@@ -17,10 +17,11 @@ from hptransfer.figures.cells import anchor, cells_of
 from hptransfer.figures.curves import Curve, coarser, read_curve
 from hptransfer.figures.judged import Judged, judge
 from hptransfer.files import write_atomic
-from hptransfer.records import Row, finite
+from hptransfer.records import finite
 from hptransfer.report.content import cell_table, foremost, headline, law_section, law_table, run_table, short_name
 from hptransfer.report.facts import Flat, config_of, factor, result_of, thin_numbers
 from hptransfer.report.findings import Finding, findings, law_findings
+from hptransfer.rows import Row
 from hptransfer.tracking import rows_from
 
 if TYPE_CHECKING:

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from hptransfer.records import STATUSES, Record, find_records
+from hptransfer.records import Record, find_records
+from hptransfer.rows import STATUSES
 from hptransfer.sweeps.search import Search
 from hptransfer.sweeps.trials import Run
 

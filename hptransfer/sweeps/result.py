@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from hptransfer.records import Row
+from hptransfer.rows import Row
 from hptransfer.seeds import SeedNoise, seed_noise
 from hptransfer.sweeps.progress import expected_flops, progress, seconds_left, state
 from hptransfer.sweeps.search import Search

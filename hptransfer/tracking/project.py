@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from hptransfer.errors import UserError
-from hptransfer.records import Record, Row, find_records, read_rows, row_of
+from hptransfer.records import Record, find_records, read_rows
+from hptransfer.rows import Row, row_of
 from hptransfer.tracking.session import ended_run, ending, log_row, quiet_wandb, summarize
 
 Say = Callable[[str], None]

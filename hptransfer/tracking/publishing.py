@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 from hptransfer.errors import UserError
 from hptransfer.figures.cells import Cell, cells_of
 from hptransfer.figures.judged import judge
-from hptransfer.records import Row, finite
+from hptransfer.records import finite
+from hptransfer.rows import Row
 from hptransfer.sections import Tracking
 from hptransfer.tracking.project import PATIENCE, reaching_wandb
 from hptransfer.tracking.session import Mode, ending, init
