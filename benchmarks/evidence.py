@@ -103,6 +103,14 @@ STUDIES = {
         overrides=["data.seq_len=64", "train.tokens=819200", "train.eval_tokens=65536", "train.save_weights=false"],
         seeds=1,
     ),
+    "vit": Study(
+        "configs/vit.yaml",
+        [{"width": width, "depth": depth} for width, depth in ((32, 2), (128, 2), (32, 8))],
+        {"sp": SP, "completep": COMPLETEP},
+        {"sp": -7, "completep": -7},
+        overrides=["train.batch_tokens=32", "train.tokens=25600", "train.save_weights=false"],
+        seeds=2,
+    ),
     "resnet": Study(
         "configs/resnet.yaml",
         [{"width": width, "depth": depth} for width, depth in ((8, 2), (32, 2), (8, 8))],
