@@ -176,7 +176,7 @@ def test_the_bare_loop_and_its_record(tmp_path: Path, monkeypatch: pytest.Monkey
     exec(groups + record, known)
     assert isinstance(known["optimizer"], torch.optim.AdamW)
     (row,) = hptransfer.read_rows([tmp_path / "runs"])
-    assert (row.loss, row.status, row.params) == (1.5, "stopped", 1.2e6)
+    assert (row.loss, row.status, row.params) == (1.5, "cut_short", 1.2e6)
 
 
 def test_patterns_for_torchtitan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

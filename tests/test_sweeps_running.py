@@ -293,19 +293,19 @@ def test_two_sweeps_on_one_folder_share_the_work() -> None:
 def test_killed_at_random_moments_no_run_is_lost_or_doubled() -> None:
     """kill -9 of a worker, of the parent, of both; then the same command. Every metric as in a sweep left alone."""
     rounds = int(os.environ.get("KILL_ROUNDS", "3"))
-    lrs = [0.001 * 1.2**i for i in range(2 + 2 * rounds)]
-    write_sweep(**{"optimizer.lr": {"values": lrs}, "train.tokens": {"value": 256 * 300}})
+    lrs = [0.001 * 1.2**i for i in range(2 + 4 * rounds)]  # more than two workers end before the last kill
+    write_sweep(**{"optimizer.lr": {"values": lrs}, "train.tokens": {"value": 256 * 500}})
     chance = random.Random(int(os.environ.get("KILL_SEED", "0")))
     seen: dict[str, int] = {}
     for number in range(rounds):
         process = start()
         workers = wait_for(lambda pid=process.pid: len(found := workers_of(pid)) == 2 and found)
-        time.sleep(chance.uniform(0, 2))
+        time.sleep(chance.uniform(0, 1))
         victims = [[chance.choice(workers)], [process.pid], [process.pid, *workers]][number % 3]
         for victim in victims:
             with suppress(ProcessLookupError):  # it may have ended by itself
                 os.kill(victim, signal.SIGKILL)
-        time.sleep(chance.uniform(0, 2))
+        time.sleep(chance.uniform(0, 1))
         process.kill()
         finish(process)
         for name, inode in inodes().items():
