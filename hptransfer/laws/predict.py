@@ -219,7 +219,7 @@ def _hyperparameters(
             estimates["batch_tokens"] = Estimate(fixed_batch, free.low, free.high, free.optimum)
             regret["batch_fixed"] = math.expm1(float(away))
         regret |= _regret(believed, x, fixed)
-    return {**_carried(laws, target, near, fixed_batch, estimates, warnings), **estimates}, regret
+    return {**_carried(target, near, fixed_batch, estimates, warnings), **estimates}, regret
 
 
 def _estimates(
@@ -265,7 +265,6 @@ def _regret(believed: Posterior, x: Floats, fixed: frozenset[str]) -> dict[str, 
 
 
 def _carried(
-    laws: Laws,
     target: Mapping[str, float],
     near: FittedCell,
     fixed_batch: float | None,
